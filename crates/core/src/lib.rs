@@ -1,0 +1,3 @@
+//! Startgun's core: everything that decides, nothing that touches the world.
+#![forbid(unsafe_code)]
+pub mod time;
