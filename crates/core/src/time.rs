@@ -207,6 +207,18 @@ timescale! {
     RaceTime
 }
 
+impl RaceTime {
+    /// On the master itself the two timescales are one: its raw clock *is* the race timeline.
+    pub const fn of_master(local: LocalTime) -> RaceTime {
+        RaceTime(local.0)
+    }
+
+    /// The inverse of [`RaceTime::of_master`], on the master only.
+    pub const fn to_master(self) -> LocalTime {
+        LocalTime(self.0)
+    }
+}
+
 /// One unbroken run of a master's raw clock: readings of different epochs cannot be compared.
 ///
 /// It is made from the host's boot id, so that a restarted process on a running host keeps its epoch

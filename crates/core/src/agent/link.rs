@@ -1,0 +1,377 @@
+//! What an agent knows of one master: its timeline, its sessions, its playbooks, how far its orders travel.
+
+use super::{AgentConfig, MasterConfig, Refusal};
+use crate::clock::{Exchange, RaceClock, Signal};
+use crate::control::{ClockFigures, ForwardDelay, Lateness, StandDown, ToMaster};
+use crate::playbook::{PlaybookVersion, PreparedPlaybook};
+use crate::time::{Epoch, LocalTime, RaceTime, Span};
+use crate::window::{Window, percentile};
+use crate::wire::session::{self, CHALLENGE, SECRET_BYTES};
+use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Receipt, Sealer, SessionId};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+/// How long a session that has a successor is still opened: longer than any order is under way.
+const OLD_SESSION_LIFE: Span = Span::from_secs(10);
+/// Sessions kept of one master: the current one and those that are running out.
+const MAX_SESSIONS: usize = 4;
+/// Requests that wait for their reply: 16 at 4 per second are older than any reply.
+const MAX_OUTSTANDING: usize = 16;
+/// The first exchanges come faster, so that an agent is ready within 3 s.
+const BURST_EXCHANGES: u32 = 16;
+const BURST_INTERVAL: Span = Span::from_millis(100);
+/// Forward delays kept: about a minute's worth of exchanges, the rest from orders.
+const FORWARD_WINDOW: usize = 512;
+/// Departures kept for the lateness figures.
+const LATENESS_WINDOW: usize = 1_024;
+
+struct Session {
+    binding: Binding,
+    /// One per shard of the master.
+    openers: BTreeMap<u8, Opener>,
+    sealers: BTreeMap<u8, Sealer>,
+    /// Set once it has a successor.
+    ends_at: Option<LocalTime>,
+}
+
+/// A request whose reply is awaited, or whose reply awaits the better T3 that the next one carries.
+struct Outstanding {
+    exchange: u32,
+    sent: LocalTime,
+    reply: Option<(RaceTime, RaceTime, LocalTime)>,
+}
+
+/// One master, as the agent knows it.
+pub(super) struct Link {
+    master: String,
+    services: Vec<SocketAddr>,
+    passed: BTreeMap<SocketAddr, bool>,
+    clock: RaceClock,
+    epoch: Option<Epoch>,
+    fast_path: Option<SocketAddr>,
+    shards: u8,
+    connected: bool,
+    sessions: VecDeque<Session>,
+    playbook: Option<PreparedPlaybook>,
+    previous_playbook: Option<PreparedPlaybook>,
+    outstanding: VecDeque<Outstanding>,
+    next_exchange: u32,
+    exchanges_in_epoch: u32,
+    exchange_interval: Span,
+    request_at: Option<LocalTime>,
+    forward: Window,
+    lateness: Window,
+    /// Which shard ordered a race: its receipts go back there.
+    shard_of_race: BTreeMap<u64, u8>,
+}
+
+/// The counter's name for a datagram that was not opened.
+pub(super) fn open_error_name(error: OpenError) -> &'static str {
+    match error {
+        OpenError::Malformed => "datagram_malformed",
+        OpenError::Forged => "datagram_forged",
+        OpenError::Replayed => "datagram_replayed",
+    }
+}
+
+impl Link {
+    pub(super) fn new(master: &MasterConfig, exchange_interval: Span) -> Self {
+        Link {
+            master: master.name.clone(),
+            services: master.services.clone(),
+            passed: BTreeMap::new(),
+            clock: RaceClock::new(master.clock),
+            epoch: None,
+            fast_path: None,
+            shards: 1,
+            connected: false,
+            sessions: VecDeque::new(),
+            playbook: None,
+            previous_playbook: None,
+            outstanding: VecDeque::new(),
+            next_exchange: 1,
+            exchanges_in_epoch: 0,
+            exchange_interval,
+            request_at: None,
+            forward: Window::new(FORWARD_WINDOW),
+            lateness: Window::new(LATENESS_WINDOW),
+            shard_of_race: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn hello(&self, site: &str, fast_path: SocketAddr) -> ToMaster {
+        ToMaster::Hello {
+            protocol: crate::control::PROTOCOL,
+            site: site.to_owned(),
+            fast_path,
+            services: self.services.clone(),
+            playbook: self.playbook.as_ref().map(|playbook| playbook.version),
+        }
+    }
+
+    pub(super) fn welcome(&mut self, now: LocalTime, epoch: Epoch, shards: u8, fast_path: SocketAddr) {
+        self.connected = true;
+        self.shards = shards.max(1);
+        self.fast_path = Some(fast_path);
+        self.passed.clear();
+        if self.epoch != Some(epoch) {
+            self.epoch = Some(epoch);
+            self.exchanges_in_epoch = 0;
+            self.outstanding.clear();
+            self.forward.clear();
+            self.sessions.clear();
+        }
+        self.clock.enter_epoch(epoch);
+        self.request_at = Some(now);
+    }
+
+    pub(super) fn disconnect(&mut self, now: LocalTime) {
+        self.connected = false;
+        if let Some(session) = self.sessions.back_mut() {
+            session.ends_at.get_or_insert(now + OLD_SESSION_LIFE);
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Puts a session's keys in place; `false` without a welcome before.
+    pub(super) fn add_session(&mut self, now: LocalTime, id: SessionId, secret: [u8; SECRET_BYTES]) -> bool {
+        let Some(epoch) = self.epoch else { return false };
+        for session in &mut self.sessions {
+            session.ends_at.get_or_insert(now + OLD_SESSION_LIFE);
+        }
+        while self.sessions.len() >= MAX_SESSIONS {
+            self.sessions.pop_front();
+        }
+        let binding = Binding { id, secret, master: self.master.clone(), epoch };
+        let openers = (0..self.shards)
+            .map(|shard| (shard, Opener::new(&binding, Direction::MasterToAgent, shard)))
+            .collect();
+        let sealers = (0..self.shards)
+            .map(|shard| (shard, Sealer::new(&binding, Direction::AgentToMaster, shard)))
+            .collect();
+        self.sessions.push_back(Session { binding, openers, sealers, ends_at: None });
+        self.request_at = Some(now);
+        true
+    }
+
+    /// Opens a datagram of one of this master's sessions; `None` when it belongs to none of them.
+    pub(super) fn open(
+        &mut self,
+        now: LocalTime,
+        datagram: &[u8],
+        plain: &mut Vec<u8>,
+    ) -> Option<Result<u8, OpenError>> {
+        let (id, shard) = session::header(datagram)?;
+        let session = self.sessions.iter_mut().find(|session| session.binding.id == id)?;
+        if session.ends_at.is_some_and(|end| now > end) {
+            return None;
+        }
+        let opener = session.openers.get_mut(&shard)?;
+        Some(opener.open(datagram, plain).map(|()| shard))
+    }
+
+    fn seal(&mut self, shard: u8, frame: &Frame<'_>) -> Option<(SocketAddr, Vec<u8>)> {
+        let to = self.fast_path?;
+        let sealer = self.sessions.back_mut()?.sealers.get_mut(&shard)?;
+        let (mut plain, mut bytes) = (Vec::with_capacity(64), Vec::with_capacity(128));
+        frame.encode(&mut plain);
+        sealer.seal(&plain, &mut bytes);
+        Some((to, bytes))
+    }
+
+    pub(super) fn seal_receipt(&mut self, now: LocalTime, receipt: Receipt) -> Option<(SocketAddr, Vec<u8>)> {
+        let session = self.sessions.back()?;
+        if session.ends_at.is_some_and(|end| now > end) {
+            return None;
+        }
+        // A race's number carries its shard in the top byte; an order that was refused was never noted.
+        let shard = self.shard_of_race.get(&receipt.race).copied().unwrap_or((receipt.race >> 56) as u8);
+        self.seal(shard, &Frame::Receipt(receipt))
+    }
+
+    pub(super) fn note_shard(&mut self, race: u64, shard: u8) {
+        self.shard_of_race.insert(race, shard);
+    }
+
+    pub(super) fn forget_shard(&mut self, race: u64) {
+        self.shard_of_race.remove(&race);
+    }
+
+    pub(super) fn take_playbook(&mut self, playbook: PreparedPlaybook) {
+        if self.playbook.as_ref().is_some_and(|current| current.version == playbook.version) {
+            return;
+        }
+        self.previous_playbook = self.playbook.replace(playbook);
+    }
+
+    pub(super) fn playbook(&self, version: PlaybookVersion) -> Option<&PreparedPlaybook> {
+        [&self.playbook, &self.previous_playbook].into_iter().flatten().find(|playbook| playbook.version == version)
+    }
+
+    pub(super) fn check_service(&self, service: SocketAddr) -> Result<(), Refusal> {
+        match (self.services.contains(&service), self.passed.get(&service)) {
+            (false, _) => Err(Refusal::ForeignService),
+            (true, Some(true)) => Ok(()),
+            (true, _) => Err(Refusal::UntestedService),
+        }
+    }
+
+    /// The challenge for a service address, and where it goes; `None` for one that is not listed.
+    pub(super) fn challenge(&self, service: SocketAddr, token: [u8; 16]) -> Option<(SocketAddr, Vec<u8>)> {
+        let to = self.fast_path.filter(|_| self.services.contains(&service))?;
+        let mut bytes = vec![CHALLENGE];
+        bytes.extend_from_slice(&token);
+        Some((to, bytes))
+    }
+
+    pub(super) fn tested(&mut self, service: SocketAddr, passed: bool) {
+        if self.services.contains(&service) {
+            self.passed.insert(service, passed);
+        }
+    }
+
+    /// The request that is due, its destination and exchange.
+    pub(super) fn poll_request(&mut self, now: LocalTime) -> Option<(SocketAddr, Vec<u8>, u32)> {
+        if self.request_at.is_none_or(|at| at > now) {
+            return None;
+        }
+        let usable = self.sessions.back().is_some_and(|session| session.ends_at.is_none_or(|end| now <= end));
+        if !usable {
+            self.request_at = None;
+            return None;
+        }
+        let burst = self.exchanges_in_epoch < BURST_EXCHANGES;
+        self.request_at = Some(now + if burst { BURST_INTERVAL.min(self.exchange_interval) } else { self.exchange_interval });
+        self.exchanges_in_epoch = self.exchanges_in_epoch.saturating_add(1);
+        let exchange = self.next_exchange;
+        self.next_exchange = self.next_exchange.wrapping_add(1).max(1);
+        // Every shard answers; the first is as good as any, and keeps the interleaved stamps together.
+        let (to, bytes) = self.seal(0, &Frame::SyncRequest { exchange })?;
+        if self.outstanding.len() >= MAX_OUTSTANDING {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back(Outstanding { exchange, sent: now, reply: None });
+        Some((to, bytes, exchange))
+    }
+
+    pub(super) fn request_at(&self) -> Option<LocalTime> {
+        self.request_at
+    }
+
+    pub(super) fn stamp_request(&mut self, exchange: u32, at: LocalTime) {
+        if let Some(waiting) = self.outstanding.iter_mut().find(|waiting| waiting.exchange == exchange) {
+            // The program read its clock before it sent: an earlier stamp belongs to something else.
+            waiting.sent = waiting.sent.max(at);
+        }
+    }
+
+    /// Takes in a reply. It counts once the next reply brings its T3 by the kernel's timestamp; a master that has none
+    /// names exchange 0, and the reply counts at once.
+    pub(super) fn handle_reply(
+        &mut self,
+        received_at: LocalTime,
+        exchange: u32,
+        received: RaceTime,
+        replied: RaceTime,
+        previous: (u32, RaceTime),
+    ) {
+        if let Some(index) = self.outstanding.iter().position(|waiting| waiting.exchange == previous.0) {
+            if let Some((_, earlier_replied, _)) = &mut self.outstanding[index].reply {
+                *earlier_replied = previous.1.max(*earlier_replied);
+            }
+            self.finish(index);
+        }
+        let Some(index) = self.outstanding.iter().position(|waiting| waiting.exchange == exchange) else { return };
+        if self.outstanding[index].reply.is_some() {
+            return;
+        }
+        self.outstanding[index].reply = Some((received, replied, received_at));
+        if previous.0 == 0 {
+            self.finish(index);
+        }
+        self.note_forward_delay(received_at, replied);
+    }
+
+    fn finish(&mut self, index: usize) {
+        let Some(done) = self.outstanding.remove(index) else { return };
+        if let Some((received, replied, returned)) = done.reply {
+            self.clock.handle_exchange(Exchange { sent: done.sent, received, replied, returned });
+        }
+    }
+
+    pub(super) fn handle_sync_signal(&mut self, received_at: LocalTime, sent: RaceTime) {
+        self.clock.handle_signal(Signal { sent, received: received_at });
+    }
+
+    /// Measures how long a datagram took from the master, by this agent's own clock of its timeline.
+    pub(super) fn note_forward_delay(&mut self, received_at: LocalTime, sent: RaceTime) {
+        if let Some(reading) = self.clock.read(received_at).filter(|reading| reading.expected_error != Span::MAX) {
+            self.forward.push((reading.estimate - sent).max(Span::ZERO));
+        }
+    }
+
+    pub(super) fn note_lateness(&mut self, lateness: Span) {
+        self.lateness.push(lateness);
+    }
+
+    pub(super) fn clock(&self) -> &RaceClock {
+        &self.clock
+    }
+
+    /// Why this agent does not race for this master; `None` when it does.
+    pub(super) fn stand_down(&self, config: &AgentConfig, now: LocalTime) -> Option<StandDown> {
+        if !self.sessions.back().is_some_and(|session| session.ends_at.is_none_or(|end| now <= end)) {
+            return Some(StandDown::NoSession);
+        }
+        if self.playbook.is_none() {
+            return Some(StandDown::NoPlaybook);
+        }
+        if self.passed.values().any(|passed| !passed) {
+            return Some(StandDown::SourceTestFailed);
+        }
+        if self.passed.is_empty() {
+            return Some(StandDown::SourceTestPending);
+        }
+        let Some(reading) = self.clock.read(now) else { return Some(StandDown::ClockUnset) };
+        if reading.expected_error == Span::MAX {
+            return Some(if self.clock.steps() > 0 { StandDown::ClockStepped } else { StandDown::ClockUnset });
+        }
+        if reading.expected_error > config.max_expected_error {
+            return Some(StandDown::ExpectedError);
+        }
+        (reading.bound > config.max_bound).then_some(StandDown::Bound)
+    }
+
+    pub(super) fn clock_figures(&self, now: LocalTime) -> Option<ClockFigures> {
+        let reading = self.clock.read(now)?;
+        let known = |span: Span| (span != Span::MAX).then_some(span);
+        Some(ClockFigures {
+            offset: Span::from_nanos(reading.estimate.as_nanos().saturating_sub(now.as_nanos())),
+            bound: known(reading.bound),
+            expected_error: known(reading.expected_error),
+            conditional: reading.conditional,
+            least_round_trip: self.clock.least_round_trip(),
+            samples: self.clock.samples(),
+            steps: self.clock.steps(),
+        })
+    }
+
+    pub(super) fn forward_delay(&self) -> Option<ForwardDelay> {
+        let sorted = self.forward.sorted();
+        Some(ForwardDelay { p99: percentile(&sorted, 99.0)?, greatest: *sorted.last()?, samples: sorted.len() })
+    }
+
+    pub(super) fn lateness(&self) -> Option<Lateness> {
+        let sorted = self.lateness.sorted();
+        Some(Lateness {
+            p1: percentile(&sorted, 1.0)?,
+            p50: percentile(&sorted, 50.0)?,
+            p90: percentile(&sorted, 90.0)?,
+            p99: percentile(&sorted, 99.0)?,
+            samples: sorted.len(),
+        })
+    }
+}

@@ -1,0 +1,586 @@
+//! The agent: receives orders, prepares its own answer, lets it depart at T.
+//!
+//! **Problem.** Orders come from several masters, each with its own timeline, over paths whose delay is not known;
+//! and an answer that leaves at the wrong time wins races that it should lose. **Sketch.** One [`Link`] per master
+//! holds its clock, sessions and playbooks. An order is opened, checked against everything that the agent has agreed
+//! to (playbook version, service address, horizon, its own limits), turned into an answer, and handed out as a
+//! [`Output::Depart`] with a local instant. What really happened comes back through
+//! [`Agent::handle_departed`] and becomes a receipt and an [audit record](Audit).
+//!
+//! An agent trusts a master for the master's own service addresses and nothing else; the list is in the agent's own
+//! configuration.
+
+mod limits;
+mod link;
+
+use crate::clock::{ClockConfig, Reading};
+use crate::control::{AgentReport, ToAgent, ToMaster};
+use crate::dns::answer::{Response, Transport};
+use crate::dns::query::{Query, Verdict};
+use crate::playbook::{LatePolicy, PreparedPlaybook};
+use crate::time::{LocalTime, RaceTime, Span};
+use crate::wire::session::SECRET_BYTES;
+use crate::wire::{Frame, Order, Receipt, ReceiptOutcome, SessionId, TransmitIdentifier};
+pub use limits::Limits;
+use link::Link;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+/// Most orders waiting for their departure: 20,000 per second × 1 s of horizon, times three.
+pub const MAX_PENDING: usize = 65_536;
+/// How long an order for a signal is held before it expires; also the longest a finished race is remembered, so that
+/// an order of a lower revision that was overtaken changes nothing.
+pub const HOLD: Span = Span::from_secs(2);
+/// Least time between two reports.
+const REPORT_INTERVAL: Span = Span::from_secs(1);
+
+/// One master, as the agent's own configuration has it.
+#[derive(Clone, Debug)]
+pub struct MasterConfig {
+    /// The name that its certificate must carry.
+    pub name: String,
+    /// The service addresses that the agent speaks for on its behalf.
+    pub services: Vec<SocketAddr>,
+    /// How its timeline is followed.
+    pub clock: ClockConfig,
+}
+
+/// An agent's configuration.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The site that it answers for; told by NSID.
+    pub site: String,
+    /// Its masters.
+    pub masters: Vec<MasterConfig>,
+    /// Ready only while the statistical clock error is at most this.
+    pub max_expected_error: Span,
+    /// Ready only while the proven bound is at most this.
+    pub max_bound: Span,
+    /// Time between two exchanges with each master.
+    pub exchange_interval: Span,
+    /// An order whose T is further ahead is refused.
+    pub horizon: Span,
+    /// The agent's own limits.
+    pub limits: Limits,
+}
+
+/// Names a pending departure; an amended order reuses the key and so replaces it.
+pub type DepartureKey = u64;
+
+/// What the agent wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a datagram on the fast path, now.
+    Send {
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+        /// The master and exchange whose T1 this datagram's transmit timestamp is.
+        exchange: Option<(usize, u32)>,
+    },
+    /// Let an answer depart at an instant of the local clock.
+    Depart(Departure),
+    /// Let a self-test's challenge depart from a service address, now.
+    Challenge {
+        /// The source.
+        service: SocketAddr,
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Say something on the control channel.
+    Control {
+        /// To which master, by its place in the configuration.
+        master: usize,
+        /// What.
+        message: ToMaster,
+    },
+    /// A playbook is in force and wants to be kept on disk.
+    KeepPlaybook {
+        /// Of which master.
+        master: usize,
+    },
+    /// Something happened that an auditor wants to know.
+    Audit(Audit),
+}
+
+/// A timed send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// Its name.
+    pub key: DepartureKey,
+    /// When; in the past means now.
+    pub at: LocalTime,
+    /// Not sent later than this.
+    pub latest: Option<LocalTime>,
+    /// The source.
+    pub service: SocketAddr,
+    /// Where to.
+    pub to: SocketAddr,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+/// What became of a [`Departure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DepartureOutcome {
+    /// It left.
+    Departed {
+        /// When.
+        at: LocalTime,
+        /// Whether the kernel said so; otherwise the program's own reading just after sending.
+        kernel_stamped: bool,
+    },
+    /// It would have left after its `latest`, so it did not.
+    Late {
+        /// When it could have left.
+        at: LocalTime,
+    },
+    /// The kernel refused it, or the queue was full.
+    Failed,
+}
+
+/// For the auditor: raw facts, in local time, with the reading they rest on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Audit {
+    /// A clock reading, taken after an exchange.
+    Clock {
+        /// Of which master's timeline.
+        master: usize,
+        /// The reading.
+        reading: Reading,
+    },
+    /// An answer left, or was too late to leave.
+    Departure {
+        /// For which master.
+        master: usize,
+        /// The race.
+        race: u64,
+        /// The order's revision.
+        revision: u8,
+        /// T; absent for an order that waited for a signal.
+        transmit_at: Option<RaceTime>,
+        /// What became of it.
+        outcome: DepartureOutcome,
+        /// The clock at that moment.
+        reading: Option<Reading>,
+    },
+}
+
+/// Why an order is refused; the name is the counter's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The clock is not good enough.
+    StandingDown,
+    /// Neither the current nor the previous playbook.
+    UnknownPlaybook,
+    /// The playbook has no such name, or the query asks for another.
+    UnknownName,
+    /// The agent's configuration does not list the service address for this master.
+    ForeignService,
+    /// The service address has not passed the source self-test.
+    UntestedService,
+    /// T is beyond the horizon.
+    TooFarAhead,
+    /// Not a query that can be answered.
+    BadQuery,
+    /// The destination is multicast, unspecified, or private without leave.
+    Destination,
+    /// The destination's prefix, or the agent as a whole, has had its share.
+    RateLimited,
+    /// [`MAX_PENDING`] orders are waiting.
+    TableFull,
+    /// An order of this race with this or a higher revision was there before.
+    Repeated,
+}
+
+impl Refusal {
+    /// The counter's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Refusal::StandingDown => "order_refused_standing_down",
+            Refusal::UnknownPlaybook => "order_refused_unknown_playbook",
+            Refusal::UnknownName => "order_refused_unknown_name",
+            Refusal::ForeignService => "order_refused_foreign_service",
+            Refusal::UntestedService => "order_refused_untested_service",
+            Refusal::TooFarAhead => "order_refused_too_far_ahead",
+            Refusal::BadQuery => "order_refused_bad_query",
+            Refusal::Destination => "order_refused_destination",
+            Refusal::RateLimited => "order_refused_rate_limited",
+            Refusal::TableFull => "order_refused_table_full",
+            Refusal::Repeated => "order_refused_repeated",
+        }
+    }
+}
+
+/// Counters by name, since the agent's start.
+pub type Counters = BTreeMap<&'static str, u64>;
+
+/// What an order is waiting for.
+#[derive(Clone, Debug)]
+enum Wait {
+    /// With the departure thread.
+    Departure,
+    /// For the signal with this id; the answer is kept here.
+    Signal { id: u64, departure: Departure },
+    /// Nothing more: remembered against repetitions.
+    Done,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    key: DepartureKey,
+    revision: u8,
+    transmit_at: Option<RaceTime>,
+    wait: Wait,
+}
+
+/// A race of one master.
+type RaceKey = (usize, u64);
+
+/// The agent.
+pub struct Agent {
+    config: AgentConfig,
+    links: Vec<Link>,
+    pending: BTreeMap<RaceKey, Pending>,
+    /// Which race a departure belongs to.
+    departures: BTreeMap<DepartureKey, RaceKey>,
+    /// When a race is forgotten.
+    expiries: BTreeMap<(LocalTime, RaceKey), ()>,
+    next_key: DepartureKey,
+    limits: limits::Budget,
+    counters: Counters,
+    outputs: VecDeque<Output>,
+    report_at: LocalTime,
+    plain: Vec<u8>,
+}
+
+impl Agent {
+    /// An agent without connections. `now` starts its timers.
+    pub fn new(config: AgentConfig, now: LocalTime) -> Self {
+        let links = config.masters.iter().map(|master| Link::new(master, config.exchange_interval)).collect();
+        Agent {
+            limits: limits::Budget::new(config.limits),
+            config,
+            links,
+            pending: BTreeMap::new(),
+            departures: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            next_key: 1,
+            counters: Counters::new(),
+            outputs: VecDeque::new(),
+            report_at: now,
+            plain: Vec::new(),
+        }
+    }
+
+    /// What the shell kept on disk for a master.
+    pub fn restore_playbook(&mut self, master: usize, playbook: PreparedPlaybook) {
+        self.links[master].take_playbook(playbook);
+    }
+
+    /// The control channel to a master is open: what to say first.
+    pub fn hello(&self, master: usize, fast_path: SocketAddr) -> ToMaster {
+        self.links[master].hello(&self.config.site, fast_path)
+    }
+
+    /// The control channel to a master is closed; orders of its sessions are still good for a while.
+    pub fn handle_disconnected(&mut self, now: LocalTime, master: usize) {
+        self.links[master].disconnect(now);
+    }
+
+    /// The shell derived the secret of a session that the master named.
+    pub fn handle_session(&mut self, now: LocalTime, master: usize, id: SessionId, secret: [u8; SECRET_BYTES]) {
+        if self.links[master].add_session(now, id, secret) {
+            self.say(master, ToMaster::SessionKept { id });
+        }
+    }
+
+    /// A document from a master, other than the naming of a session.
+    pub fn handle_control(&mut self, now: LocalTime, master: usize, message: ToAgent) {
+        match message {
+            ToAgent::Welcome { epoch, shards, fast_path, .. } => {
+                self.links[master].welcome(now, epoch, shards, fast_path);
+            }
+            ToAgent::Playbook(playbook) => match PreparedPlaybook::new(&playbook) {
+                Ok(prepared) => {
+                    let version = prepared.version;
+                    self.links[master].take_playbook(prepared);
+                    self.outputs.push_back(Output::KeepPlaybook { master });
+                    self.say(master, ToMaster::PlaybookKept { version });
+                }
+                Err(_) => self.count("playbook_refused"),
+            },
+            ToAgent::SelfTest { service, token } => match self.links[master].challenge(service, token) {
+                Some((to, bytes)) => self.outputs.push_back(Output::Challenge { service, to, bytes }),
+                None => self.count("self_test_refused"),
+            },
+            ToAgent::Tested { service, passed } => self.links[master].tested(service, passed),
+            ToAgent::Session { .. } | ToAgent::Refused { .. } => {}
+        }
+    }
+
+    /// A datagram on the fast path, which the kernel received at `received_at`.
+    pub fn handle_datagram(&mut self, now: LocalTime, received_at: LocalTime, bytes: &[u8]) {
+        let mut plain = core::mem::take(&mut self.plain);
+        let opened = self.links.iter_mut().enumerate().find_map(|(master, link)| {
+            link.open(now, bytes, &mut plain).map(|opened| opened.map(|shard| (master, shard)))
+        });
+        match opened {
+            None => self.count("datagram_unknown_session"),
+            Some(Err(error)) => self.count(link::open_error_name(error)),
+            Some(Ok((master, shard))) => {
+                for frame in crate::wire::frame::frames(&plain) {
+                    match frame {
+                        Ok(frame) => self.handle_frame(now, received_at, master, shard, &frame),
+                        Err(_) => self.count("datagram_malformed"),
+                    }
+                }
+            }
+        }
+        self.plain = plain;
+    }
+
+    fn handle_frame(&mut self, now: LocalTime, received_at: LocalTime, master: usize, shard: u8, frame: &Frame<'_>) {
+        match frame {
+            Frame::Order(order) => self.handle_order(now, received_at, master, shard, order),
+            Frame::SyncReply { exchange, received, replied, previous } => {
+                let link = &mut self.links[master];
+                link.handle_reply(received_at, *exchange, *received, *replied, *previous);
+                self.audit_clock(master, received_at);
+            }
+            Frame::SyncSignal { sent } => {
+                self.links[master].handle_sync_signal(received_at, *sent);
+                self.count("sync_signals");
+                self.audit_clock(master, received_at);
+            }
+            Frame::Signal { id } => self.handle_signal(now, master, *id),
+            Frame::SyncRequest { .. } | Frame::Receipt(_) => self.count("datagram_malformed"),
+        }
+    }
+
+    fn audit_clock(&mut self, master: usize, at: LocalTime) {
+        if let Some(reading) = self.links[master].clock().read(at) {
+            self.outputs.push_back(Output::Audit(Audit::Clock { master, reading }));
+        }
+    }
+
+    fn handle_order(&mut self, now: LocalTime, received_at: LocalTime, master: usize, shard: u8, order: &Order<'_>) {
+        self.count("orders");
+        self.links[master].note_forward_delay(received_at, order.sent);
+        if let Err(refusal) = self.accept(now, master, shard, order) {
+            self.count(refusal.name());
+            // The first order of this race and revision has its own receipt.
+            if refusal != Refusal::Repeated {
+                self.receipt(now, master, order.race, order.revision, ReceiptOutcome::Refused, Span::ZERO);
+            }
+        }
+    }
+
+    /// Checks an order, builds the answer, and lets it wait for its time or signal.
+    fn accept(&mut self, now: LocalTime, master: usize, shard: u8, order: &Order<'_>) -> Result<(), Refusal> {
+        let race_key = (master, order.race);
+        let earlier = self.pending.get(&race_key);
+        if earlier.is_some_and(|earlier| earlier.revision >= order.revision || matches!(earlier.wait, Wait::Done)) {
+            return Err(Refusal::Repeated);
+        }
+        let key = earlier.map(|earlier| earlier.key);
+        let link = &self.links[master];
+        link.check_service(order.service)?;
+        let race = link
+            .playbook(order.playbook)
+            .ok_or(Refusal::UnknownPlaybook)?
+            .race(order.name)
+            .ok_or(Refusal::UnknownName)?;
+        let Verdict::Query(query) = Query::parse(order.query) else { return Err(Refusal::BadQuery) };
+        if !race.name.covers(query.name()) || !race.addresses.serve(query.rtype()) {
+            return Err(Refusal::UnknownName);
+        }
+        let (at, latest, transmit_at) = match order.transmit {
+            TransmitIdentifier::On(_) => (now, None, None),
+            TransmitIdentifier::At(t) => {
+                if link.stand_down(&self.config, now).is_some() {
+                    return Err(Refusal::StandingDown);
+                }
+                let at = link.clock().local_at(t, now).ok_or(Refusal::StandingDown)?;
+                if at - now > self.config.horizon {
+                    return Err(Refusal::TooFarAhead);
+                }
+                let latest = (race.late == LatePolicy::Drop).then_some(at + race.late_tolerance);
+                (at, latest, Some(t))
+            }
+        };
+        if key.is_none() && self.pending.len() >= MAX_PENDING {
+            return Err(Refusal::TableFull);
+        }
+        self.limits.take(now, order.client)?;
+        let bytes =
+            Response::new(&query, Transport::Udp, &self.config.site).addresses(&race.addresses, race.ttl_s, Vec::new());
+
+        let key = key.unwrap_or_else(|| {
+            self.next_key += 1;
+            self.next_key
+        });
+        let departure = Departure { key, at, latest, service: order.service, to: order.client, bytes };
+        self.links[master].note_shard(order.race, shard);
+        let wait = match order.transmit {
+            TransmitIdentifier::On(id) => Wait::Signal { id, departure },
+            TransmitIdentifier::At(_) => {
+                self.depart(race_key, departure);
+                Wait::Departure
+            }
+        };
+        if self.pending.insert(race_key, Pending { key, revision: order.revision, transmit_at, wait }).is_none() {
+            self.expiries.insert((at.max(now) + HOLD, race_key), ());
+        } else {
+            self.count("orders_amended");
+        }
+        Ok(())
+    }
+
+    fn depart(&mut self, race: RaceKey, departure: Departure) {
+        self.departures.insert(departure.key, race);
+        self.outputs.push_back(Output::Depart(departure));
+    }
+
+    /// Lets every answer depart that was held for this signal.
+    fn handle_signal(&mut self, now: LocalTime, master: usize, id: u64) {
+        let held = |pending: &Pending| matches!(pending.wait, Wait::Signal { id: wanted, .. } if wanted == id);
+        let mut released = Vec::new();
+        for (race, pending) in self.pending.range_mut((master, 0)..=(master, u64::MAX)) {
+            if held(pending)
+                && let Wait::Signal { departure, .. } = core::mem::replace(&mut pending.wait, Wait::Departure)
+            {
+                released.push((*race, Departure { at: now, ..departure }));
+            }
+        }
+        self.count(if released.is_empty() { "signals_unawaited" } else { "signals" });
+        released.into_iter().for_each(|(race, departure)| self.depart(race, departure));
+    }
+
+    /// What became of a departure.
+    pub fn handle_departed(&mut self, now: LocalTime, key: DepartureKey, outcome: DepartureOutcome) {
+        let Some(race) = self.departures.remove(&key) else { return };
+        let Some(pending) = self.pending.get_mut(&race) else { return };
+        pending.wait = Wait::Done;
+        let (revision, transmit_at) = (pending.revision, pending.transmit_at);
+        let (master, race) = race;
+        let at = match outcome {
+            DepartureOutcome::Departed { at, .. } | DepartureOutcome::Late { at } => at,
+            DepartureOutcome::Failed => now,
+        };
+        let reading = self.links[master].clock().read(at);
+        let lateness = match (reading, transmit_at) {
+            (Some(reading), Some(t)) => reading.estimate - t,
+            _ => Span::ZERO,
+        };
+        let (receipt, counter) = match outcome {
+            DepartureOutcome::Departed { kernel_stamped: true, .. } => (ReceiptOutcome::Departed, "departures"),
+            DepartureOutcome::Departed { .. } => (ReceiptOutcome::DepartedUnstamped, "departures"),
+            DepartureOutcome::Late { .. } => (ReceiptOutcome::Late, "departures_dropped_late"),
+            DepartureOutcome::Failed => (ReceiptOutcome::Failed, "departures_failed"),
+        };
+        if receipt.is_departed() && transmit_at.is_some() {
+            self.links[master].note_lateness(lateness);
+        }
+        self.count(counter);
+        self.receipt(now, master, race, revision, receipt, lateness);
+        let audit = Audit::Departure { master, race, revision, transmit_at, outcome, reading };
+        self.outputs.push_back(Output::Audit(audit));
+    }
+
+    fn receipt(&mut self, now: LocalTime, master: usize, race: u64, revision: u8, outcome: ReceiptOutcome, lateness: Span) {
+        let receipt = Receipt { race, revision, outcome, lateness };
+        if let Some((to, bytes)) = self.links[master].seal_receipt(now, receipt) {
+            self.outputs.push_back(Output::Send { to, bytes, exchange: None });
+        }
+    }
+
+    /// The kernel's transmit timestamp of an exchange's request.
+    pub fn handle_transmit_stamp(&mut self, master: usize, exchange: u32, at: LocalTime) {
+        self.links[master].stamp_request(exchange, at);
+    }
+
+    /// Runs every timer that is due.
+    pub fn handle_timeout(&mut self, now: LocalTime) {
+        for master in 0..self.links.len() {
+            if let Some((to, bytes, exchange)) = self.links[master].poll_request(now) {
+                self.outputs.push_back(Output::Send { to, bytes, exchange: Some((master, exchange)) });
+            }
+        }
+        if now >= self.report_at {
+            self.report_at = now + REPORT_INTERVAL;
+            for master in 0..self.links.len() {
+                if self.links[master].is_connected() {
+                    let report = self.report(now, master);
+                    self.say(master, ToMaster::Report(report));
+                }
+            }
+        }
+        while let Some((&(at, race), ())) = self.expiries.first_key_value() {
+            if at > now {
+                break;
+            }
+            self.expiries.pop_first();
+            let Some(pending) = self.pending.remove(&race) else { continue };
+            self.links[race.0].forget_shard(race.1);
+            self.departures.remove(&pending.key);
+            if matches!(pending.wait, Wait::Signal { .. }) {
+                self.count("orders_expired_without_signal");
+            }
+        }
+    }
+
+    /// When the next timer is due, and what it is for.
+    pub fn poll_timeout(&self) -> Option<(LocalTime, Timer)> {
+        let exchange = self.links.iter().filter_map(Link::request_at).min().map(|at| (at, Timer::Exchange));
+        let expiry = self.expiries.first_key_value().map(|((at, _), ())| (*at, Timer::Expiry));
+        [exchange, expiry, Some((self.report_at, Timer::Report))].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// What is to be done next; `None` when everything was handed out.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// How the agent is towards one master.
+    pub fn report(&self, now: LocalTime, master: usize) -> AgentReport {
+        let link = &self.links[master];
+        AgentReport {
+            stand_down: link.stand_down(&self.config, now),
+            clock: link.clock_figures(now),
+            forward_delay: link.forward_delay(),
+            lateness: link.lateness(),
+            counters: self.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        }
+    }
+
+    /// Counters by name, since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn say(&mut self, master: usize, message: ToMaster) {
+        self.outputs.push_back(Output::Control { master, message });
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counters.entry(name).or_default() += 1;
+    }
+}
+
+/// What an agent's next timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// When to ask a master for its time.
+    Exchange,
+    /// When to forget a race.
+    Expiry,
+    /// When to report.
+    Report,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! What master and agent say on the control channel.
+//!
+//! TLS 1.3 carries it, as JSON documents, each after its length in four bytes (big-endian): rare, small, worth
+//! reading in a capture. The shell moves the bytes; these are their meanings. The agent dials, says
+//! [`ToMaster::Hello`], hears [`ToAgent::Welcome`], a session, its playbook and a source self-test for every
+//! service address, and then [reports](AgentReport) once a second.
+
+use crate::playbook::{Playbook, PlaybookVersion};
+use crate::time::{Epoch, Span};
+use crate::wire::SessionId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// Version of this protocol; both sides must name the same.
+pub const PROTOCOL: u16 = 1;
+/// Longest document: 1,024 raced names of 1 KiB.
+pub const MAX_MESSAGE: usize = 1 << 20;
+/// TLS exporter label of a session's secret; the context is the session id, big-endian.
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-startgun-fast-path";
+/// Most service addresses of one master.
+pub const MAX_SERVICES: usize = 64;
+
+/// Agent to master.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToMaster {
+    /// The first document.
+    Hello {
+        /// [`PROTOCOL`].
+        protocol: u16,
+        /// The site that the agent answers for.
+        site: String,
+        /// Where orders reach the agent; an unspecified address means the one that the connection came from.
+        fast_path: SocketAddr,
+        /// The service addresses that the agent may speak for.
+        services: Vec<SocketAddr>,
+        /// The version that the agent still has on disk.
+        playbook: Option<PlaybookVersion>,
+    },
+    /// The session's keys are in place.
+    SessionKept {
+        /// Which session.
+        id: SessionId,
+    },
+    /// The playbook is on disk and in force.
+    PlaybookKept {
+        /// Its version.
+        version: PlaybookVersion,
+    },
+    /// How the agent is, once a second.
+    Report(AgentReport),
+}
+
+/// Master to agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToAgent {
+    /// The answer to [`ToMaster::Hello`].
+    Welcome {
+        /// [`PROTOCOL`].
+        protocol: u16,
+        /// The master's name.
+        master: String,
+        /// The epoch of its timeline.
+        epoch: Epoch,
+        /// Its shards; orders come from each, with keys of its own.
+        shards: u8,
+        /// Where its fast path listens; an unspecified address means the one that the connection goes to.
+        fast_path: SocketAddr,
+    },
+    /// Both sides derive this session's secret; the one before it stays valid for a while.
+    Session {
+        /// Its id.
+        id: SessionId,
+    },
+    /// What the site answers from now on.
+    Playbook(Playbook),
+    /// Let a challenge depart to the master's fast path with `service` as source: byte
+    /// [`CHALLENGE`](crate::wire::session::CHALLENGE), then the token.
+    SelfTest {
+        /// The source to use.
+        service: SocketAddr,
+        /// What to send.
+        token: [u8; 16],
+    },
+    /// How the self-test ended.
+    Tested {
+        /// Of which service address.
+        service: SocketAddr,
+        /// Whether the challenge arrived.
+        passed: bool,
+    },
+    /// The master will not have this agent; the connection closes.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why an agent does not race.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandDown {
+    /// No control connection or no session yet.
+    NoSession,
+    /// No playbook yet.
+    NoPlaybook,
+    /// A source self-test is not finished.
+    SourceTestPending,
+    /// A challenge with the service address as source did not arrive.
+    SourceTestFailed,
+    /// Too few exchanges to tell the time.
+    ClockUnset,
+    /// A sample contradicted the earlier ones, and too few have come since.
+    ClockStepped,
+    /// The statistical error is above `max_expected_error`.
+    ExpectedError,
+    /// The proven bound is above `max_bound`.
+    Bound,
+}
+
+impl StandDown {
+    /// The reason in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            StandDown::NoSession => "no session with the master",
+            StandDown::NoPlaybook => "no playbook yet",
+            StandDown::SourceTestPending => "source self-test not finished",
+            StandDown::SourceTestFailed => "source self-test failed: packets from the service address do not arrive",
+            StandDown::ClockUnset => "clock not yet set",
+            StandDown::ClockStepped => "clock stepped, setting it anew",
+            StandDown::ExpectedError => "expected clock error above max_expected_error",
+            StandDown::Bound => "clock bound above max_bound",
+        }
+    }
+}
+
+/// A clock's figures at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClockFigures {
+    /// Race time − local time, by the estimate.
+    pub offset: Span,
+    /// The proven bound; absent while open.
+    pub bound: Option<Span>,
+    /// The statistical error; absent while unknown.
+    pub expected_error: Option<Span>,
+    /// Whether the bound rests on figures that the operator vouched for.
+    pub conditional: bool,
+    /// Least round trip in the window.
+    pub least_round_trip: Option<Span>,
+    /// Samples in the window.
+    pub samples: usize,
+    /// Steps noticed since the start.
+    pub steps: u64,
+}
+
+/// How long orders take from the master to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardDelay {
+    /// 99th percentile of the window.
+    pub p99: Span,
+    /// The window's maximum.
+    pub greatest: Span,
+    /// Measurements in the window.
+    pub samples: usize,
+}
+
+/// How late departures were, departure − T by the agent's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lateness {
+    /// 1st percentile.
+    pub p1: Span,
+    /// Median.
+    pub p50: Span,
+    /// 90th percentile.
+    pub p90: Span,
+    /// 99th percentile.
+    pub p99: Span,
+    /// Departures in the window.
+    pub samples: usize,
+}
+
+/// How an agent is, as it tells one master and its own `status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentReport {
+    /// Why it does not race; absent when it is ready.
+    pub stand_down: Option<StandDown>,
+    /// Its clock of this master's timeline.
+    pub clock: Option<ClockFigures>,
+    /// How long this master's orders take.
+    pub forward_delay: Option<ForwardDelay>,
+    /// How late its departures were.
+    pub lateness: Option<Lateness>,
+    /// Answers sent, orders refused by reason, and so on, since the agent's start.
+    pub counters: BTreeMap<String, u64>,
+}

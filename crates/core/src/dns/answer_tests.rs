@@ -1,0 +1,150 @@
+//! Answers are checked by reading them back with the wire-format crate, not with our own code.
+
+use super::*;
+use crate::dns::query::Verdict;
+use crate::dns::zone::tests::zones;
+use domain::base::Message;
+use domain::base::iana::Rcode;
+use domain::rdata::AllRecordData;
+use std::str::FromStr;
+
+/// A query as a resolver would send it; with EDNS it asks for the server's identifier too.
+pub(crate) fn query_bytes(name: &str, rtype: Rtype, edns_size: Option<u16>) -> Vec<u8> {
+    let mut question = MessageBuilder::new_vec().question();
+    question.header_mut().set_id(0x1234);
+    question.header_mut().set_rd(true);
+    question.push((Name::<Vec<u8>>::from_str(name).expect("a name"), rtype)).expect("room");
+    let mut additional = question.additional();
+    if let Some(size) = edns_size {
+        let option = |opt: &mut domain::base::message_builder::OptBuilder<'_, Vec<u8>>| {
+            opt.set_udp_payload_size(size);
+            opt.client_nsid()
+        };
+        additional.opt(option).expect("room");
+    }
+    additional.finish()
+}
+
+fn with_query<R>(packet: &[u8], run: impl FnOnce(&Query<'_>) -> R) -> R {
+    match Query::parse(packet) {
+        Verdict::Query(query) => run(&query),
+        _ => panic!("not a query"),
+    }
+}
+
+fn central(name: &str, rtype: Rtype, edns_size: Option<u16>) -> Message<Vec<u8>> {
+    let zones = zones();
+    let packet = query_bytes(name, rtype, edns_size);
+    let bytes = with_query(&packet, |query| {
+        let lookup = zones.lookup(query.name(), rtype);
+        Response::new(query, Transport::Udp, "m1").central(&zones, lookup, Vec::new())
+    });
+    Message::from_octets(bytes).expect("a message")
+}
+
+fn section(message: &Message<Vec<u8>>) -> Vec<String> {
+    let answer = message.answer().expect("a section");
+    answer
+        .limit_to::<AllRecordData<_, _>>()
+        .map(|record| record.expect("a record"))
+        .map(|record| format!("{} {} {}", record.owner(), record.ttl().as_secs(), record.data()))
+        .collect()
+}
+
+#[test]
+fn a_site_answers_with_id_question_case_and_identifier_echoed() {
+    let packet = query_bytes("wWw.CdN.tEsT", Rtype::A, Some(1232));
+    let addresses = Addresses { a: vec![Ipv4Addr::new(192, 0, 2, 7)], aaaa: vec![] };
+    let bytes = with_query(&packet, |query| {
+        Response::new(query, Transport::Udp, "tokyo").addresses(&addresses, 30, Vec::new())
+    });
+    let message = Message::from_octets(bytes).expect("a message");
+    assert_eq!(message.header().id(), 0x1234);
+    assert!(message.header().aa() && message.header().qr() && message.header().rd());
+    assert_eq!(message.as_slice()[12..26], packet[12..26], "the question's bytes as they came");
+    assert_eq!(section(&message), ["wWw.CdN.tEsT 30 192.0.2.7"]);
+    let opt = message.opt().expect("an OPT record");
+    assert_eq!(opt.opt().nsid().expect("an identifier").as_slice(), b"tokyo");
+    assert_eq!(opt.udp_payload_size(), 1232);
+}
+
+#[test]
+fn a_query_without_edns_gets_an_answer_without() {
+    assert!(central("ns.cdn.test", Rtype::A, None).opt().is_none());
+}
+
+#[test]
+fn negative_answers_carry_the_soa_with_its_minimum_as_ttl() {
+    for (name, code) in [("x.deep.cdn.test", Rcode::NXDOMAIN), ("deep.cdn.test", Rcode::NOERROR)] {
+        let message = central(name, Rtype::A, Some(1232));
+        assert_eq!(message.header().rcode(), code);
+        assert!(section(&message).is_empty());
+        let authority = message.authority().expect("a section");
+        let soa = authority.limit_to::<AllRecordData<_, _>>().next().expect("one").expect("a record");
+        assert_eq!((soa.rtype(), soa.ttl().as_secs()), (Rtype::SOA, 60));
+    }
+}
+
+#[test]
+fn aliases_are_followed_within_the_zones() {
+    let message = central("alias.cdn.test", Rtype::A, None);
+    assert_eq!(section(&message), ["alias.cdn.test 300 ns.cdn.test.", "ns.cdn.test 300 198.51.100.53"]);
+}
+
+#[test]
+fn a_referral_is_not_authoritative_and_brings_glue() {
+    let message = central("x.child.cdn.test", Rtype::A, Some(1232));
+    assert!(!message.header().aa());
+    assert_eq!(message.header_counts().nscount(), 1);
+    assert_eq!(message.header_counts().arcount(), 2, "one address and OPT");
+}
+
+#[test]
+fn a_foreign_name_is_refused() {
+    assert_eq!(central("example.org", Rtype::A, None).header().rcode(), Rcode::REFUSED);
+}
+
+#[test]
+fn a_truncated_answer_is_no_longer_than_its_query() {
+    for size in [None, Some(512), Some(1232)] {
+        let packet = query_bytes("www.cdn.test", Rtype::A, size);
+        let bytes = with_query(&packet, |query| {
+            Response::new(query, Transport::Udp, "a-master-with-a-long-name").truncated(Vec::new())
+        });
+        assert!(bytes.len() <= packet.len(), "{} > {}", bytes.len(), packet.len());
+        let message = Message::from_octets(bytes).expect("a message");
+        assert!(message.header().tc());
+        assert_eq!((message.header_counts().qdcount(), message.header_counts().ancount()), (1, 0));
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_emptied_and_marked() {
+    let addresses = Addresses { a: (0..100).map(|i| Ipv4Addr::new(192, 0, 2, i)).collect(), aaaa: vec![] };
+    for (size, transport, fits) in [
+        (None, Transport::Udp, false),
+        (Some(4096), Transport::Udp, false),
+        (None, Transport::Tcp, true),
+    ] {
+        let packet = query_bytes("www.cdn.test", Rtype::A, size);
+        let bytes = with_query(&packet, |query| {
+            Response::new(query, transport, "m1").addresses(&addresses, 30, Vec::new())
+        });
+        let message = Message::from_octets(bytes).expect("a message");
+        assert_eq!(message.header().tc(), !fits);
+        assert_eq!(message.header_counts().ancount(), if fits { 100 } else { 0 });
+        assert_eq!(message.opt().is_some(), size.is_some());
+    }
+}
+
+#[test]
+fn errors_echo_the_id_and_badvers_brings_its_opt() {
+    let packet = query_bytes("www.cdn.test", Rtype::A, None);
+    let bytes = error(&packet, OptRcode::FORMERR, Vec::new());
+    assert_eq!(bytes.len(), 12);
+    let message = Message::from_octets(bytes).expect("a message");
+    assert_eq!((message.header().id(), message.header().rcode(), message.header().qr()), (0x1234, Rcode::FORMERR, true));
+    let message = Message::from_octets(error(&packet, OptRcode::BADVERS, Vec::new())).expect("a message");
+    let opt = message.opt().expect("an OPT record");
+    assert_eq!(opt.rcode(message.header()), OptRcode::BADVERS);
+}

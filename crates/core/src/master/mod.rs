@@ -1,0 +1,117 @@
+//! The master: stamps a query, orders every site's agent to answer it at T, answers itself when that fails.
+//!
+//! Two machines share the work. [`Shard`] is the data plane: one per core, nothing shared but the configuration, told
+//! of agents by [`AgentView`]s. [`Roster`] is the control plane: one per master, decides which agents may race and
+//! tells the shards. [`central`] is what the master says by itself, over UDP and TCP alike.
+
+pub mod central;
+mod roster;
+mod shard;
+
+pub use roster::{AgentStatus, Roster, RosterConfig, RosterOutput, Slot};
+pub use shard::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Timer};
+
+use crate::dns::answer::Addresses;
+use crate::dns::{CanonicalName, ZoneSet};
+use crate::playbook::{LatePolicy, Playbook, PlaybookRace};
+use crate::time::Span;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Most agents of one master: the fast path's session table and the per-race loops are bounded by it.
+pub const MAX_AGENTS: usize = 1_024;
+
+/// When T is counted from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stamp {
+    /// From the kernel's receive timestamp of the query.
+    #[default]
+    Receipt,
+    /// From the moment at which the query is taken from the queue.
+    Dequeue,
+}
+
+/// How the predetermined delay is found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Delay {
+    /// Always this.
+    Fixed(Span),
+    /// The smallest delay by which this share of the agents have their order, plus a margin.
+    Cover {
+        /// Above 0, at most 1.
+        share: f64,
+        /// Added for what no measurement foresaw.
+        margin: Span,
+    },
+}
+
+/// What makes the answers of a race depart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transmit {
+    /// An instant, T.
+    #[default]
+    At,
+    /// A signal that the master sends at T.
+    Signal,
+}
+
+/// One raced name.
+#[derive(Clone, Debug)]
+pub struct RaceConfig {
+    /// The name; may be a wildcard.
+    pub name: CanonicalName,
+    /// Time to live of the sites' answers, in seconds.
+    pub ttl_s: u32,
+    /// How the predetermined delay is found.
+    pub delay: Delay,
+    /// What makes the answers depart.
+    pub transmit: Transmit,
+    /// What an agent does with an answer that is late.
+    pub late: LatePolicy,
+    /// A departure more than this after T is late.
+    pub late_tolerance: Span,
+    /// What each site answers.
+    pub sites: BTreeMap<String, Addresses>,
+    /// What the master answers itself.
+    pub fallback: Addresses,
+}
+
+/// Longest time to live of an answer that the master gives itself to a raced name, in seconds: the resolver should come
+/// back soon, when a race can be had.
+pub const MAX_FALLBACK_TTL_S: u32 = 10;
+
+/// What a master serves: the only thing that its shards share.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The master's name; told by NSID.
+    pub master: String,
+    /// Its zones, raced names included.
+    pub zones: ZoneSet,
+    /// The raced names, by the index that the zones refer to.
+    pub races: Vec<RaceConfig>,
+}
+
+impl Service {
+    /// What one site plays. Every race is in it, with no addresses where the site takes no part, so that the index
+    /// means the same everywhere.
+    pub fn playbook(&self, site: &str) -> Playbook {
+        let play = |race: &RaceConfig| {
+            let addresses = race.sites.get(site).cloned().unwrap_or_default();
+            PlaybookRace {
+                name: race.name.to_string(),
+                ttl_s: race.ttl_s,
+                late: race.late,
+                late_tolerance: race.late_tolerance,
+                a: addresses.a,
+                aaaa: addresses.aaaa,
+            }
+        };
+        Playbook { races: self.races.iter().map(play).collect() }
+    }
+}
+
+/// A service that all shards read.
+pub type SharedService = Arc<Service>;
+
+#[cfg(test)]
+mod tests;

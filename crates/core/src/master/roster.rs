@@ -1,0 +1,424 @@
+//! The roster: which agents there are, and which of them may race.
+//!
+//! An agent races once it has a session, has acknowledged its playbook, has let a challenge with the service address as
+//! source arrive at the master (most networks drop foreign sources, and an agent there would never be heard), and
+//! reports itself ready. The roster drives these steps and tells the shards the outcome.
+
+use super::{AgentView, MAX_AGENTS, SharedService};
+use crate::control::{AgentReport, MAX_SERVICES, PROTOCOL, StandDown, ToAgent, ToMaster};
+use crate::playbook::PlaybookVersion;
+use crate::time::{Epoch, LocalTime, Span};
+use crate::wire::session::{CHALLENGE, SECRET_BYTES};
+use crate::wire::{Binding, SessionId};
+use rand_chacha::ChaCha12Rng;
+use rand_core::{Rng, SeedableRng};
+use serde::Serialize;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+/// An agent's connection; never reused within one run of the master.
+pub type Slot = u32;
+
+/// A challenge that did not arrive after this long is sent again.
+const CHALLENGE_INTERVAL: Span = Span::from_millis(700);
+/// Challenges before a self-test has failed: at 30 % loss each way, all of them are lost once in 400,000.
+const CHALLENGES: u8 = 10;
+/// After a failed self-test, the next one; also the interval at which a passed one is repeated.
+const RETEST_INTERVAL: Span = Span::from_secs(10);
+const REPEAT_INTERVAL: Span = Span::from_secs(300);
+/// An agent that has not reported for this long does not race: three reports lost.
+const REPORT_TIMEOUT: Span = Span::from_millis(3_500);
+/// How long the keys of a session that has a successor stay good.
+const OLD_SESSION_LIFE: Span = Span::from_secs(10);
+
+/// A roster's configuration.
+#[derive(Clone, Debug)]
+pub struct RosterConfig {
+    /// What the master serves.
+    pub service: SharedService,
+    /// The epoch of its timeline.
+    pub epoch: Epoch,
+    /// Its service addresses.
+    pub service_addresses: Vec<SocketAddr>,
+    /// How many shards it has.
+    pub shards: u8,
+    /// Where its fast path listens.
+    pub fast_path: SocketAddr,
+    /// After how long a session gets a successor.
+    pub rekey_interval: Span,
+}
+
+/// What the roster wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RosterOutput {
+    /// Say something to an agent.
+    Say(Slot, ToAgent),
+    /// Derive the secret of this session with the TLS exporter, give it to [`Roster::handle_session`].
+    OpenSession(Slot, SessionId),
+    /// Tell every shard.
+    Publish(AgentView),
+    /// Tell every shard that the agent is gone.
+    Retire(Slot),
+    /// Close the connection.
+    Close(Slot),
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    binding: Binding,
+    kept: bool,
+    ends_at: Option<LocalTime>,
+}
+
+#[derive(Clone, Debug)]
+enum SelfTest {
+    Running { token: [u8; 16], sent: u8, again_at: LocalTime },
+    Passed { again_at: LocalTime },
+    Failed { again_at: LocalTime },
+}
+
+struct Agent {
+    name: String,
+    site: String,
+    address: IpAddr,
+    fast_path: SocketAddr,
+    sessions: Vec<Session>,
+    rekey_at: LocalTime,
+    playbook: Option<PlaybookVersion>,
+    wanted_playbook: PlaybookVersion,
+    tests: BTreeMap<SocketAddr, SelfTest>,
+    report: Option<(LocalTime, AgentReport)>,
+    welcomed: bool,
+    published: Option<AgentView>,
+}
+
+/// An agent, for `status` and metrics.
+#[derive(Clone, Debug, Serialize)]
+pub struct AgentStatus {
+    /// The name in its certificate.
+    pub name: String,
+    /// The site that it answers for.
+    pub site: String,
+    /// Where orders reach it.
+    pub fast_path: SocketAddr,
+    /// Whether it races.
+    pub racing: bool,
+    /// Why it does not.
+    pub reason: Option<String>,
+    /// What it last reported.
+    pub report: Option<AgentReport>,
+}
+
+/// The control plane of one master.
+pub struct Roster {
+    config: RosterConfig,
+    agents: BTreeMap<Slot, Agent>,
+    next_slot: Slot,
+    rng: ChaCha12Rng,
+    outputs: VecDeque<RosterOutput>,
+}
+
+impl Roster {
+    /// A roster without agents; `seed` must be secret and fresh.
+    pub fn new(config: RosterConfig, seed: [u8; 32]) -> Self {
+        Roster {
+            config,
+            agents: BTreeMap::new(),
+            next_slot: 1,
+            rng: ChaCha12Rng::from_seed(seed),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// An agent with this name in its certificate has connected from `address`. A connection of the same name that is
+    /// still open is replaced. `None` when the roster is full.
+    pub fn handle_connected(&mut self, now: LocalTime, name: &str, address: IpAddr) -> Option<Slot> {
+        let replaced: Vec<Slot> =
+            self.agents.iter().filter(|(_, agent)| agent.name == name).map(|(slot, _)| *slot).collect();
+        for slot in replaced {
+            self.outputs.push_back(RosterOutput::Close(slot));
+            self.handle_disconnected(slot);
+        }
+        if self.agents.len() >= MAX_AGENTS {
+            return None;
+        }
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        let agent = Agent {
+            name: name.to_owned(),
+            site: String::new(),
+            address,
+            fast_path: SocketAddr::new(address, 0),
+            sessions: Vec::new(),
+            rekey_at: now + self.config.rekey_interval,
+            playbook: None,
+            wanted_playbook: 0,
+            tests: BTreeMap::new(),
+            report: None,
+            welcomed: false,
+            published: None,
+        };
+        self.agents.insert(slot, agent);
+        Some(slot)
+    }
+
+    /// The connection is closed.
+    pub fn handle_disconnected(&mut self, slot: Slot) {
+        if self.agents.remove(&slot).is_some_and(|agent| agent.published.is_some()) {
+            self.outputs.push_back(RosterOutput::Retire(slot));
+        }
+    }
+
+    /// A document from an agent.
+    pub fn handle_message(&mut self, now: LocalTime, slot: Slot, message: ToMaster) {
+        let Some(agent) = self.agents.get_mut(&slot) else { return };
+        match message {
+            ToMaster::Hello { protocol, site, fast_path, services, playbook } => {
+                if let Err(reason) = check_hello(agent.welcomed, protocol, &services) {
+                    self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Refused { reason }));
+                    self.outputs.push_back(RosterOutput::Close(slot));
+                    return;
+                }
+                self.welcome(now, slot, site, fast_path, &services, playbook);
+            }
+            ToMaster::SessionKept { id } => {
+                let kept = agent.sessions.iter().position(|session| session.binding.id == id);
+                if let Some(kept) = kept {
+                    agent.sessions[kept].kept = true;
+                    for older in &mut agent.sessions[..kept] {
+                        older.ends_at.get_or_insert(now + OLD_SESSION_LIFE);
+                    }
+                }
+            }
+            ToMaster::PlaybookKept { version } => agent.playbook = Some(version),
+            ToMaster::Report(report) => agent.report = Some((now, report)),
+        }
+        self.publish(now, slot);
+    }
+
+    fn welcome(
+        &mut self,
+        now: LocalTime,
+        slot: Slot,
+        site: String,
+        fast_path: SocketAddr,
+        services: &[SocketAddr],
+        playbook: Option<PlaybookVersion>,
+    ) {
+        let ours = services.iter().filter(|service| self.config.service_addresses.contains(service));
+        let tests: Vec<SocketAddr> = ours.copied().collect();
+        let wanted = self.config.service.playbook(&site);
+        let Some(agent) = self.agents.get_mut(&slot) else { return };
+        agent.welcomed = true;
+        agent.site = site;
+        let ip = if fast_path.ip().is_unspecified() { agent.address } else { fast_path.ip() };
+        agent.fast_path = SocketAddr::new(ip, fast_path.port());
+        agent.wanted_playbook = wanted.version();
+        agent.playbook = playbook.filter(|version| *version == agent.wanted_playbook);
+        let known = agent.playbook.is_some();
+        self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Welcome {
+            protocol: PROTOCOL,
+            master: self.config.service.master.clone(),
+            epoch: self.config.epoch,
+            shards: self.config.shards,
+            fast_path: self.config.fast_path,
+        }));
+        self.open_session(now, slot);
+        if !known {
+            self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Playbook(wanted)));
+        }
+        for service in tests {
+            self.start_test(now, slot, service);
+        }
+    }
+
+    fn open_session(&mut self, now: LocalTime, slot: Slot) {
+        let id = self.rng.next_u64();
+        if let Some(agent) = self.agents.get_mut(&slot) {
+            agent.rekey_at = now + self.config.rekey_interval;
+        }
+        self.outputs.push_back(RosterOutput::OpenSession(slot, id));
+    }
+
+    /// The secret of a session that [`RosterOutput::OpenSession`] asked for.
+    pub fn handle_session(&mut self, now: LocalTime, slot: Slot, id: SessionId, secret: [u8; SECRET_BYTES]) {
+        let Some(agent) = self.agents.get_mut(&slot) else { return };
+        let binding = Binding { id, secret, master: self.config.service.master.clone(), epoch: self.config.epoch };
+        agent.sessions.push(Session { binding, kept: false, ends_at: None });
+        self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Session { id }));
+        self.publish(now, slot);
+    }
+
+    fn start_test(&mut self, now: LocalTime, slot: Slot, service: SocketAddr) {
+        let mut token = [0; 16];
+        self.rng.fill_bytes(&mut token);
+        let Some(agent) = self.agents.get_mut(&slot) else { return };
+        agent.tests.insert(service, SelfTest::Running { token, sent: 1, again_at: now + CHALLENGE_INTERVAL });
+        self.outputs.push_back(RosterOutput::Say(slot, ToAgent::SelfTest { service, token }));
+    }
+
+    /// A packet that looks like a challenge arrived with this source.
+    pub fn handle_challenge(&mut self, now: LocalTime, source: SocketAddr, bytes: &[u8]) {
+        let Some(token) = bytes.strip_prefix(&[CHALLENGE]).and_then(|token| <[u8; 16]>::try_from(token).ok()) else {
+            return;
+        };
+        let found = self.agents.iter_mut().find_map(|(slot, agent)| {
+            let test = agent.tests.get_mut(&source)?;
+            matches!(test, SelfTest::Running { token: expected, .. } if *expected == token).then_some((*slot, test))
+        });
+        if let Some((slot, test)) = found {
+            *test = SelfTest::Passed { again_at: now + REPEAT_INTERVAL };
+            self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Tested { service: source, passed: true }));
+            self.publish(now, slot);
+        }
+    }
+
+    /// Runs every timer that is due.
+    pub fn handle_timeout(&mut self, now: LocalTime) {
+        let slots: Vec<Slot> = self.agents.keys().copied().collect();
+        for slot in slots {
+            self.run_tests(now, slot);
+            let Some(agent) = self.agents.get_mut(&slot) else { continue };
+            agent.sessions.retain(|session| session.ends_at.is_none_or(|end| now < end));
+            if agent.welcomed && now >= agent.rekey_at {
+                self.open_session(now, slot);
+            }
+            self.publish(now, slot);
+        }
+    }
+
+    fn run_tests(&mut self, now: LocalTime, slot: Slot) {
+        let Some(agent) = self.agents.get_mut(&slot) else { return };
+        let mut restart = Vec::new();
+        for (&service, test) in &mut agent.tests {
+            match test {
+                SelfTest::Running { sent, again_at, .. } if *again_at <= now && *sent >= CHALLENGES => {
+                    *test = SelfTest::Failed { again_at: now + RETEST_INTERVAL };
+                    let tested = ToAgent::Tested { service, passed: false };
+                    self.outputs.push_back(RosterOutput::Say(slot, tested));
+                }
+                SelfTest::Running { token, sent, again_at } if *again_at <= now => {
+                    *sent += 1;
+                    *again_at = now + CHALLENGE_INTERVAL;
+                    let again = ToAgent::SelfTest { service, token: *token };
+                    self.outputs.push_back(RosterOutput::Say(slot, again));
+                }
+                SelfTest::Passed { again_at } | SelfTest::Failed { again_at } if *again_at <= now => {
+                    restart.push(service);
+                }
+                _ => {}
+            }
+        }
+        restart.into_iter().for_each(|service| self.start_test(now, slot, service));
+    }
+
+    /// Tells the shards what they should know of an agent, if that has changed.
+    fn publish(&mut self, now: LocalTime, slot: Slot) {
+        let Some(agent) = self.agents.get_mut(&slot) else { return };
+        let view = agent.view(now, slot);
+        if !agent.sessions.is_empty() && agent.published.as_ref() != Some(&view) {
+            agent.published = Some(view.clone());
+            self.outputs.push_back(RosterOutput::Publish(view));
+        }
+    }
+
+    /// When [`Roster::handle_timeout`] wants to be called next: tests and time-outs are checked four times a second.
+    pub fn poll_timeout(&self, now: LocalTime) -> LocalTime {
+        now + Span::from_millis(250)
+    }
+
+    /// What is to be done next; `None` when everything was handed out.
+    pub fn poll_output(&mut self) -> Option<RosterOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// The agents, for `status` and metrics.
+    pub fn status(&self, now: LocalTime) -> Vec<AgentStatus> {
+        let status = |agent: &Agent| {
+            let reason = agent.reason(now);
+            AgentStatus {
+                name: agent.name.clone(),
+                site: agent.site.clone(),
+                fast_path: agent.fast_path,
+                racing: reason.is_none(),
+                reason,
+                report: agent.report.as_ref().map(|(_, report)| report.clone()),
+            }
+        };
+        self.agents.values().map(status).collect()
+    }
+}
+
+fn check_hello(welcomed: bool, protocol: u16, services: &[SocketAddr]) -> Result<(), String> {
+    if welcomed {
+        return Err("a second hello on one connection".into());
+    }
+    if protocol != PROTOCOL {
+        return Err(format!("protocol {protocol}, this master speaks {PROTOCOL}"));
+    }
+    match services.len() > MAX_SERVICES {
+        true => Err(format!("{} service addresses, at most {MAX_SERVICES}", services.len())),
+        false => Ok(()),
+    }
+}
+
+impl Agent {
+    /// Why it does not race; `None` when it does.
+    fn reason(&self, now: LocalTime) -> Option<String> {
+        if !self.sessions.iter().any(|session| session.kept) {
+            return Some(StandDown::NoSession.text().into());
+        }
+        if self.playbook != Some(self.wanted_playbook) {
+            return Some(StandDown::NoPlaybook.text().into());
+        }
+        if self.tests.is_empty() {
+            return Some("the agent lists none of this master's service addresses".into());
+        }
+        if !self.tests.values().any(|test| matches!(test, SelfTest::Passed { .. })) && !self.is_retesting() {
+            let failed = self.tests.values().any(|test| matches!(test, SelfTest::Failed { .. }));
+            let reason = if failed { StandDown::SourceTestFailed } else { StandDown::SourceTestPending };
+            return Some(reason.text().into());
+        }
+        match &self.report {
+            None => Some("no report yet".into()),
+            Some((at, _)) if now - *at > REPORT_TIMEOUT => Some("no report for 3.5 s".into()),
+            Some((_, AgentReport { stand_down: Some(reason), .. })) => Some(reason.text().into()),
+            Some((_, AgentReport { forward_delay: None, .. })) => Some("forward delay not yet measured".into()),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether a self-test that was passed before is being repeated: the agent goes on racing meanwhile.
+    fn is_retesting(&self) -> bool {
+        let passed_before =
+            |service: &SocketAddr| self.published.as_ref().is_some_and(|view| view.services.contains(service));
+        self.tests.iter().any(|(service, test)| matches!(test, SelfTest::Running { .. }) && passed_before(service))
+    }
+
+    fn view(&self, now: LocalTime, slot: Slot) -> AgentView {
+        let good = |service: &SocketAddr, test: &SelfTest| match test {
+            SelfTest::Passed { .. } => true,
+            SelfTest::Running { .. } => {
+                self.published.as_ref().is_some_and(|view| view.services.contains(service))
+            }
+            SelfTest::Failed { .. } => false,
+        };
+        let services = self.tests.iter().filter(|(service, test)| good(service, test)).map(|(service, _)| *service);
+        let report = self.report.as_ref().map(|(_, report)| report);
+        let expected_error = report.and_then(|report| report.clock).and_then(|clock| clock.expected_error);
+        // The newest session that the agent has acknowledged sends; the others only receive.
+        let mut sessions: Vec<&Session> = self.sessions.iter().collect();
+        sessions.sort_by_key(|session| session.kept);
+        AgentView {
+            slot,
+            site: self.site.clone(),
+            fast_path: self.fast_path,
+            sessions: sessions.into_iter().map(|session| session.binding.clone()).collect(),
+            racing: self.reason(now).is_none(),
+            services: services.collect(),
+            playbook: self.playbook.unwrap_or(0),
+            forward_delay: report.and_then(|report| report.forward_delay),
+            expected_error: expected_error.unwrap_or(Span::ZERO),
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! One shard of the data plane: queries in, orders and answers out.
+//!
+//! A resolver is always steered to the same shard (by its address), so everything that is known of it lives here
+//! without a lock: whether it is validated, which race it waits for. Queries wait in a bounded queue; when it is full,
+//! a query is dropped as an overloaded server would, and counted.
+//!
+//! **A race's life.** It opens with one order per ready agent. It is *settled* when two agents' receipts (or the only
+//! one's) say that answers departed, or when the master answered itself: at T + `fallback_after`, or at once when every
+//! agent refused. A repeated query (same source address, name and type; new id or port) moves the pending orders to the
+//! new id and port while at least half of the agents can still be reached before T; later it is answered once by the
+//! master. There is never a second race beside the first.
+//!
+//! **Racing is earned.** N answers to one forged query would make an amplifier, so a source must have completed TCP
+//! within `validated_for`; until then it gets an empty answer with TC set, no longer than its query.
+
+mod agents;
+mod races;
+
+use super::{SharedService, Stamp, central};
+use crate::dns::answer::{self, Response, Transport};
+use crate::dns::query::{Query, Verdict};
+use crate::dns::zone::Lookup;
+use crate::rate::{Prefix, PrefixRate};
+use crate::time::{Epoch, LocalTime, RaceTime, Span};
+use crate::wire::frame::MAX_RACED_QUERY;
+use crate::wire::{Frame, Receipt, SessionId};
+pub use agents::AgentView;
+use agents::Agents;
+use races::{Key, Opened, Races, Repeat};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+/// Most validated sources remembered: 65,536 × about 100 bytes in two tables, 7 MiB per shard.
+const MAX_VALIDATED: usize = 65_536;
+/// Answers with TC set per second and prefix: enough for a farm of resolvers that all start at once.
+const TRUNCATED_PER_PREFIX_PER_S: u32 = 200;
+
+/// A shard's configuration.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Its number, from 0.
+    pub shard: u8,
+    /// The epoch of the master's timeline.
+    pub epoch: Epoch,
+    /// What the master serves.
+    pub service: SharedService,
+    /// The service addresses, by the index that [`Arrival`] refers to.
+    pub service_addresses: Vec<SocketAddr>,
+    /// When T is counted from.
+    pub stamp: Stamp,
+    /// Queries that may wait.
+    pub queue_capacity: usize,
+    /// How long a completed TCP query lets its source race.
+    pub validated_for: Span,
+    /// How long after T the master answers itself.
+    pub fallback_after: Span,
+    /// Cap of the predetermined delay.
+    pub max_total_delay: Span,
+    /// Races per second and source prefix.
+    pub races_per_source_per_s: u32,
+    /// Time between two unsolicited synchronisation signals to each agent; only shard 0 sends them.
+    pub sync_signal_interval: Span,
+}
+
+/// A query as it came from the network.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Which service address it was sent to.
+    pub service: u16,
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// The kernel's receive timestamp.
+    pub received_at: LocalTime,
+    /// The packet.
+    pub bytes: Vec<u8>,
+}
+
+/// What the shard wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Answer a resolver.
+    Reply {
+        /// From which service address.
+        service: u16,
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Send a datagram to an agent.
+    Fast {
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+        /// The session and exchange whose T3 this datagram's transmit timestamp is.
+        exchange: Option<(SessionId, u32)>,
+    },
+}
+
+/// What the shard has counted since its start.
+pub type Counters = BTreeMap<&'static str, u64>;
+
+/// What a shard's next timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// When to fire a race's signal, to answer it, or to close it.
+    Race,
+    /// When to send the agents a synchronisation signal.
+    SyncSignal,
+}
+
+/// One shard.
+pub struct Shard {
+    config: ShardConfig,
+    queue: VecDeque<Arrival>,
+    agents: Agents,
+    races: Races,
+    validated: BTreeMap<IpAddr, LocalTime>,
+    validated_until: BTreeSet<(LocalTime, IpAddr)>,
+    race_rate: PrefixRate,
+    truncated_rate: PrefixRate,
+    sync_signal_at: LocalTime,
+    counters: Counters,
+    outputs: VecDeque<Output>,
+    plain: Vec<u8>,
+}
+
+impl Shard {
+    /// A shard without agents. `now` starts its timers.
+    pub fn new(config: ShardConfig, now: LocalTime) -> Self {
+        Shard {
+            queue: VecDeque::with_capacity(config.queue_capacity),
+            agents: Agents::new(config.shard, config.epoch, config.service.clone(), config.max_total_delay),
+            races: Races::new(config.shard, now),
+            validated: BTreeMap::new(),
+            validated_until: BTreeSet::new(),
+            race_rate: PrefixRate::new(config.races_per_source_per_s),
+            truncated_rate: PrefixRate::new(TRUNCATED_PER_PREFIX_PER_S),
+            sync_signal_at: now + config.sync_signal_interval,
+            counters: Counters::new(),
+            outputs: VecDeque::new(),
+            plain: Vec::new(),
+            config,
+        }
+    }
+
+    /// Puts a query into the queue; it is answered by [`Shard::handle_next`].
+    pub fn handle_arrival(&mut self, arrival: Arrival) {
+        if self.queue.len() >= self.config.queue_capacity {
+            self.count("queries_dropped_queue_full");
+            return;
+        }
+        self.queue.push_back(arrival);
+    }
+
+    /// Takes the next query from the queue; `false` when there is none.
+    pub fn handle_next(&mut self, now: LocalTime) -> bool {
+        let Some(arrival) = self.queue.pop_front() else { return false };
+        self.count("queries");
+        match Query::parse(&arrival.bytes) {
+            Verdict::Ignore => self.count("queries_ignored"),
+            Verdict::Error(code) => {
+                self.count("queries_malformed");
+                self.reply(&arrival, |_, out| answer::error(&arrival.bytes, code, out));
+            }
+            Verdict::Query(query) => self.handle_query(now, &arrival, &query),
+        }
+        true
+    }
+
+    fn handle_query(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>) {
+        let service = self.config.service.clone();
+        let index = match service.zones.lookup(query.name(), query.rtype()) {
+            Lookup::Raced(index) => index,
+            lookup => {
+                self.count("answers_central");
+                let response = Response::new(query, Transport::Udp, &service.master);
+                return self.reply(arrival, |_, out| response.central(&service.zones, lookup, out));
+            }
+        };
+        let source = arrival.source.ip();
+        if self.validated.get(&source).is_none_or(|until| *until < now) {
+            if !self.truncated_rate.take(now, Prefix::from(source)) {
+                return self.count("queries_dropped_rate");
+            }
+            self.count("answers_truncated");
+            let response = Response::new(query, Transport::Udp, &service.master);
+            return self.reply(arrival, |_, out| response.truncated(out));
+        }
+        let key = Key { source, name: query.name().into(), rtype: query.rtype() };
+        match self.races.repeat(&key, arrival.source.port(), query.message.header().id()) {
+            Some(Repeat::Duplicate) => self.count("queries_duplicate"),
+            Some(Repeat::Answered) => self.count("queries_repeated_ignored"),
+            Some(Repeat::Open(race)) => self.handle_repeat(now, arrival, query, index, race),
+            None => self.open_race(now, arrival, query, index, key),
+        }
+    }
+
+    /// A resolver asks again while its race is open.
+    fn handle_repeat(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>, index: u16, race: u64) {
+        let in_time = self.races.transmit_at(race).is_some_and(|t| {
+            now + self.agents.half_reached_within(index) <= t.to_master()
+        });
+        if in_time && arrival.bytes.len() <= MAX_RACED_QUERY {
+            self.count("queries_amended");
+            self.races.amend(race, arrival);
+            self.send_orders(now, race);
+        } else {
+            self.count("queries_repeated_answered");
+            self.races.settle(race, arrival);
+            self.answer_by_fallback(arrival, query, index);
+        }
+    }
+
+    fn open_race(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>, index: u16, key: Key) {
+        let service_address = self.config.service_addresses[usize::from(arrival.service)];
+        let Some(delay) = self.agents.delay(index, query.rtype(), service_address) else {
+            self.count("answers_fallback_no_agent");
+            return self.answer_by_fallback(arrival, query, index);
+        };
+        if arrival.bytes.len() > MAX_RACED_QUERY || !self.race_rate.take(now, Prefix::from(arrival.source.ip())) {
+            self.count("answers_fallback_budget");
+            return self.answer_by_fallback(arrival, query, index);
+        }
+        let stamped = match self.config.stamp {
+            Stamp::Receipt => arrival.received_at,
+            Stamp::Dequeue => now,
+        };
+        let transmit_at = RaceTime::of_master(stamped) + delay;
+        let transmit = self.config.service.races[usize::from(index)].transmit;
+        let opened = Opened { key, index, transmit_at, transmit, close_after: self.config.fallback_after };
+        match self.races.open(opened, arrival) {
+            Some(race) => {
+                self.count("races");
+                self.send_orders(now, race);
+            }
+            None => {
+                self.count("answers_fallback_table_full");
+                self.answer_by_fallback(arrival, query, index);
+            }
+        }
+    }
+
+    /// Seals one order per agent; those to one agent share a datagram until [`Shard::poll_output`] is drained.
+    fn send_orders(&mut self, now: LocalTime, race: u64) {
+        let Some(order) = self.races.order(race, RaceTime::of_master(now), &self.config.service_addresses) else { return };
+        let (index, rtype) = self.races.subject(race);
+        let sent = self.agents.order(&order, index, rtype, &mut self.outputs);
+        *self.counters.entry("orders").or_default() += u64::from(sent);
+        self.races.note_ordered(race, sent);
+    }
+
+    fn answer_by_fallback(&mut self, arrival: &Arrival, query: &Query<'_>, index: u16) {
+        let service = self.config.service.clone();
+        self.count("answers_fallback");
+        self.reply(arrival, |_, out| {
+            central::fallback(&service, &service.races[usize::from(index)], query, Transport::Udp, out)
+        });
+    }
+
+    fn reply(&mut self, arrival: &Arrival, build: impl FnOnce(&Self, Vec<u8>) -> Vec<u8>) {
+        let bytes = build(self, Vec::with_capacity(256));
+        self.outputs.push_back(Output::Reply { service: arrival.service, to: arrival.source, bytes });
+    }
+
+    /// A source completed a query over TCP.
+    pub fn handle_validated(&mut self, now: LocalTime, source: IpAddr) {
+        let until = now + self.config.validated_for;
+        if let Some(earlier) = self.validated.insert(source, until) {
+            self.validated_until.remove(&(earlier, source));
+        }
+        self.validated_until.insert((until, source));
+        while self.validated.len() > MAX_VALIDATED {
+            if let Some((_, oldest)) = self.validated_until.pop_first() {
+                self.validated.remove(&oldest);
+            }
+        }
+    }
+
+    /// The roster's newest word on an agent.
+    pub fn handle_agent(&mut self, view: AgentView) {
+        self.agents.update(view);
+    }
+
+    /// An agent is gone.
+    pub fn handle_agent_gone(&mut self, slot: super::Slot) {
+        self.agents.remove(slot);
+    }
+
+    /// A datagram on the fast path, which the kernel received at `received_at`.
+    pub fn handle_fast(&mut self, now: LocalTime, received_at: LocalTime, source: SocketAddr, bytes: &[u8]) {
+        let mut plain = core::mem::take(&mut self.plain);
+        match self.agents.open(bytes, &mut plain) {
+            Ok(session) => {
+                for frame in crate::wire::frame::frames(&plain) {
+                    match frame {
+                        Ok(Frame::SyncRequest { exchange }) => {
+                            let received = RaceTime::of_master(received_at);
+                            self.agents.reply(session, exchange, received, RaceTime::of_master(now), source, &mut self.outputs);
+                            self.count("exchanges");
+                        }
+                        Ok(Frame::Receipt(receipt)) => self.handle_receipt(receipt),
+                        _ => self.count("datagram_malformed"),
+                    }
+                }
+            }
+            Err(name) => self.count(name),
+        }
+        self.plain = plain;
+    }
+
+    fn handle_receipt(&mut self, receipt: Receipt) {
+        self.count(match receipt.outcome.is_departed() {
+            true => "receipts_departed",
+            false => "receipts_not_departed",
+        });
+        if self.races.note_receipt(&receipt) {
+            self.answer_open_race(receipt.race, "answers_fallback_all_refused");
+        }
+    }
+
+    /// Answers an open race by fallback, once.
+    fn answer_open_race(&mut self, race: u64, counter: &'static str) {
+        let Some((arrival, index)) = self.races.take_unanswered(race) else { return };
+        if let Verdict::Query(query) = Query::parse(&arrival.bytes) {
+            self.count(counter);
+            self.answer_by_fallback(&arrival, &query, index);
+        }
+    }
+
+    /// The kernel's transmit timestamp of a reply to an exchange.
+    pub fn handle_transmit_stamp(&mut self, session: SessionId, exchange: u32, at: LocalTime) {
+        self.agents.stamp_reply(session, exchange, RaceTime::of_master(at));
+    }
+
+    /// Runs every timer that is due.
+    pub fn handle_timeout(&mut self, now: LocalTime) {
+        while let Some((race, due)) = self.races.pop_due(now) {
+            match due {
+                races::Due::Signal => {
+                    let (index, rtype) = self.races.subject(race);
+                    self.agents.signal(race, index, rtype, &mut self.outputs);
+                    self.count("signals_sent");
+                }
+                races::Due::Close => {
+                    self.answer_open_race(race, "answers_fallback_no_receipts");
+                    self.races.close(race);
+                }
+            }
+        }
+        if now >= self.sync_signal_at {
+            self.sync_signal_at = now + self.config.sync_signal_interval;
+            if self.config.shard == 0 {
+                self.agents.sync_signal(RaceTime::of_master(now), &mut self.outputs);
+            }
+        }
+    }
+
+    /// When the next timer is due, and what it is for.
+    pub fn poll_timeout(&self) -> Option<(LocalTime, Timer)> {
+        let race = self.races.next_due().map(|at| (at, Timer::Race));
+        [race, Some((self.sync_signal_at, Timer::SyncSignal))].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// What is to be done next. Draining also seals the orders that were gathered for each agent.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.agents.flush(&mut self.outputs);
+        }
+        self.outputs.pop_front()
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Races that are open now.
+    pub fn open_races(&self) -> usize {
+        self.races.len()
+    }
+
+    /// The predetermined delay of each race as it is now, for A; absent while no agent is ready.
+    pub fn predetermined_delays(&self) -> Vec<Option<Span>> {
+        (0..self.config.service.races.len()).map(|index| self.agents.any_delay(index as u16)).collect()
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counters.entry(name).or_default() += 1;
+    }
+}

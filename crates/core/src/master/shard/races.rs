@@ -1,0 +1,241 @@
+//! The races that are open, by resolver and question, and when each is due for what.
+
+use super::Arrival;
+use crate::master::Transmit;
+use crate::time::{LocalTime, RaceTime, Span};
+use crate::wire::{Order, Receipt, TransmitIdentifier};
+use domain::base::Rtype;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// Most races open at once: 100,000 per second × 0.55 s of life on one core, rounded up; 65,536 × about 1 KiB.
+pub(super) const MAX_OPEN_RACES: usize = 65_536;
+/// Most times that one race's orders are amended: no resolver repeats a query more often within half a second.
+const MAX_REVISION: u8 = 8;
+/// Departed answers that settle a race: with one alone, its loss would leave the client without any.
+const SETTLING_DEPARTURES: u16 = 2;
+/// Where the counter within a race's number ends and the shard begins.
+const SHARD_SHIFT: u32 = 56;
+
+/// Whose question a race decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) source: IpAddr,
+    pub(super) name: Box<[u8]>,
+    pub(super) rtype: Rtype,
+}
+
+/// A race to be opened.
+pub(super) struct Opened {
+    pub(super) key: Key,
+    pub(super) index: u16,
+    pub(super) transmit_at: RaceTime,
+    pub(super) transmit: Transmit,
+    pub(super) close_after: Span,
+}
+
+struct Race {
+    key: Key,
+    index: u16,
+    transmit_at: RaceTime,
+    transmit: Transmit,
+    close_at: LocalTime,
+    revision: u8,
+    /// The newest query of this race.
+    arrival: Arrival,
+    id: u16,
+    ordered: u16,
+    departed: u16,
+    refused: u16,
+    answered: bool,
+}
+
+/// What a repeated query meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The very same query, duplicated by the network.
+    Duplicate,
+    /// The race is open, nothing was answered by the master.
+    Open(u64),
+    /// The master has answered this race already.
+    Answered,
+}
+
+/// What a race is due for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// Its signal.
+    Signal,
+    /// The master's own answer, where nothing settled it, and its end.
+    Close,
+}
+
+pub(super) struct Races {
+    by_id: BTreeMap<u64, Race>,
+    by_key: BTreeMap<Key, u64>,
+    due: BTreeSet<(LocalTime, u64, Due)>,
+    next: u64,
+}
+
+impl Races {
+    /// Race numbers begin at the clock's microseconds, so that a restarted master does not repeat those that its agents
+    /// still remember: 2^56 µs are 2,284 years.
+    pub(super) fn new(shard: u8, now: LocalTime) -> Self {
+        let start = (now.as_nanos() / 1_000) as u64 & ((1 << SHARD_SHIFT) - 1);
+        Races {
+            by_id: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            due: BTreeSet::new(),
+            next: u64::from(shard) << SHARD_SHIFT | start,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn repeat(&self, key: &Key, port: u16, id: u16) -> Option<Repeat> {
+        let number = *self.by_key.get(key)?;
+        let race = self.by_id.get(&number)?;
+        Some(if race.arrival.source.port() == port && race.id == id {
+            Repeat::Duplicate
+        } else if race.answered {
+            Repeat::Answered
+        } else {
+            Repeat::Open(number)
+        })
+    }
+
+    /// Opens a race; `None` when the table is full.
+    pub(super) fn open(&mut self, opened: Opened, arrival: &Arrival) -> Option<u64> {
+        if self.by_id.len() >= MAX_OPEN_RACES {
+            return None;
+        }
+        self.next += 1;
+        let number = self.next;
+        let t = opened.transmit_at.to_master();
+        let close_at = t + opened.close_after;
+        if opened.transmit == Transmit::Signal {
+            self.due.insert((t, number, Due::Signal));
+        }
+        self.due.insert((close_at, number, Due::Close));
+        self.by_key.insert(opened.key.clone(), number);
+        let race = Race {
+            key: opened.key,
+            index: opened.index,
+            transmit_at: opened.transmit_at,
+            transmit: opened.transmit,
+            close_at,
+            revision: 0,
+            id: message_id(arrival),
+            arrival: arrival.clone(),
+            ordered: 0,
+            departed: 0,
+            refused: 0,
+            answered: false,
+        };
+        self.by_id.insert(number, race);
+        Some(number)
+    }
+
+    pub(super) fn transmit_at(&self, number: u64) -> Option<RaceTime> {
+        self.by_id.get(&number).filter(|race| race.revision < MAX_REVISION).map(|race| race.transmit_at)
+    }
+
+    /// Race index and type; of no race, something that matches no agent.
+    pub(super) fn subject(&self, number: u64) -> (u16, Rtype) {
+        self.by_id.get(&number).map_or((u16::MAX, Rtype::A), |race| (race.index, race.key.rtype))
+    }
+
+    /// The newest query takes the place of the one before; T stays.
+    pub(super) fn amend(&mut self, number: u64, arrival: &Arrival) {
+        if let Some(race) = self.by_id.get_mut(&number) {
+            race.revision += 1;
+            race.id = message_id(arrival);
+            race.arrival = arrival.clone();
+            (race.ordered, race.departed, race.refused) = (0, 0, 0);
+        }
+    }
+
+    /// The order for every agent; its playbook version is each agent's own.
+    pub(super) fn order<'a>(&'a self, number: u64, sent: RaceTime, services: &[SocketAddr]) -> Option<Order<'a>> {
+        let race = self.by_id.get(&number)?;
+        Some(Order {
+            race: number,
+            revision: race.revision,
+            transmit: match race.transmit {
+                Transmit::At => TransmitIdentifier::At(race.transmit_at),
+                Transmit::Signal => TransmitIdentifier::On(number),
+            },
+            sent,
+            playbook: 0,
+            name: race.index,
+            service: *services.get(usize::from(race.arrival.service))?,
+            client: race.arrival.source,
+            query: &race.arrival.bytes,
+        })
+    }
+
+    pub(super) fn note_ordered(&mut self, number: u64, agents: u16) {
+        if let Some(race) = self.by_id.get_mut(&number) {
+            race.ordered = agents;
+        }
+    }
+
+    /// Takes in a receipt; `true` when it was the last and no answer departed.
+    pub(super) fn note_receipt(&mut self, receipt: &Receipt) -> bool {
+        let Some(race) = self.by_id.get_mut(&receipt.race).filter(|race| race.revision == receipt.revision) else {
+            return false;
+        };
+        match receipt.outcome.is_departed() {
+            true => race.departed += 1,
+            false => race.refused += 1,
+        }
+        race.departed == 0 && race.refused >= race.ordered
+    }
+
+    /// The master answers this (repeated) query itself: the race is answered.
+    pub(super) fn settle(&mut self, number: u64, arrival: &Arrival) {
+        if let Some(race) = self.by_id.get_mut(&number) {
+            race.answered = true;
+            race.id = message_id(arrival);
+            race.arrival = arrival.clone();
+        }
+    }
+
+    /// The query of a race that neither agents nor the master have answered; it counts as answered from now on.
+    pub(super) fn take_unanswered(&mut self, number: u64) -> Option<(Arrival, u16)> {
+        let race = self.by_id.get_mut(&number)?;
+        let settled = race.departed >= SETTLING_DEPARTURES.min(race.ordered.max(1));
+        if race.answered || settled {
+            return None;
+        }
+        race.answered = true;
+        Some((race.arrival.clone(), race.index))
+    }
+
+    pub(super) fn close(&mut self, number: u64) {
+        if let Some(race) = self.by_id.remove(&number) {
+            self.by_key.remove(&race.key);
+            self.due.remove(&(race.close_at, number, Due::Close));
+        }
+    }
+
+    pub(super) fn pop_due(&mut self, now: LocalTime) -> Option<(u64, Due)> {
+        let &(at, number, due) = self.due.first()?;
+        if at > now {
+            return None;
+        }
+        self.due.pop_first();
+        Some((number, due))
+    }
+
+    pub(super) fn next_due(&self) -> Option<LocalTime> {
+        self.due.first().map(|(at, _, _)| *at)
+    }
+}
+
+/// A DNS message's id; only called for packets that were parsed.
+fn message_id(arrival: &Arrival) -> u16 {
+    arrival.bytes.first_chunk::<2>().map_or(0, |bytes| u16::from_be_bytes(*bytes))
+}

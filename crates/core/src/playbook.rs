@@ -1,0 +1,189 @@
+//! Playbooks: what one site answers, pushed by the master and kept by the agent.
+//!
+//! A playbook's version is a digest of its content, so a master that restarts with the same configuration names
+//! the same version and no agent needs it again. An agent keeps the current and the previous one: orders that
+//! were stamped just before a change still find theirs.
+
+use crate::dns::CanonicalName;
+use crate::dns::answer::Addresses;
+use crate::time::Span;
+use ring::digest;
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Most raced names of one master: an order names them by 16 bits, and a control message stays within
+/// [`crate::control::MAX_MESSAGE`] at 1 KiB each.
+pub const MAX_RACES: usize = 1_024;
+/// Most addresses of one kind in an answer: 40 × 28 bytes of AAAA fill [`crate::dns::MAX_ANSWER`].
+pub const MAX_ADDRESSES: usize = 40;
+
+/// What an agent does with an answer that cannot depart in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LatePolicy {
+    /// It is not sent: a late start must not win by luck of a short path.
+    #[default]
+    Drop,
+    /// It is sent at once, and counted.
+    Send,
+}
+
+/// One raced name, as one site plays it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaybookRace {
+    /// The raced name in presentation format; may be a wildcard.
+    pub name: String,
+    /// Time to live of the answer, in seconds.
+    pub ttl_s: u32,
+    /// What happens to an answer that is late.
+    pub late: LatePolicy,
+    /// A departure more than this after T is late.
+    pub late_tolerance: Span,
+    /// Answers to A.
+    pub a: Vec<Ipv4Addr>,
+    /// Answers to AAAA.
+    pub aaaa: Vec<Ipv6Addr>,
+}
+
+/// Everything that one site answers for one master.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Playbook {
+    /// The raced names; an order refers to them by index.
+    pub races: Vec<PlaybookRace>,
+}
+
+/// A playbook's version: the first 64 bits of a SHA-256 over its content.
+pub type PlaybookVersion = u64;
+
+/// A playbook that an agent does not take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlaybookError {
+    /// More names or addresses than the limits allow.
+    #[error("{found} {what}, at most {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// A raced name that is no domain name.
+    #[error(transparent)]
+    Name(#[from] crate::dns::name::NameError),
+}
+
+impl Playbook {
+    /// The version.
+    pub fn version(&self) -> PlaybookVersion {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for race in &self.races {
+            let late = match race.late {
+                LatePolicy::Drop => 0u8,
+                LatePolicy::Send => 1,
+            };
+            context.update(&(race.name.len() as u64).to_be_bytes());
+            context.update(race.name.as_bytes());
+            context.update(&race.ttl_s.to_be_bytes());
+            context.update(&[late]);
+            context.update(&race.late_tolerance.as_nanos().to_be_bytes());
+            context.update(&(race.a.len() as u64).to_be_bytes());
+            race.a.iter().for_each(|ip| context.update(&ip.octets()));
+            context.update(&(race.aaaa.len() as u64).to_be_bytes());
+            race.aaaa.iter().for_each(|ip| context.update(&ip.octets()));
+        }
+        context.finish().as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+}
+
+/// A playbook made ready for answering.
+#[derive(Clone, Debug)]
+pub struct PreparedPlaybook {
+    /// Its version.
+    pub version: PlaybookVersion,
+    races: Vec<PreparedRace>,
+}
+
+/// One raced name, made ready for answering.
+#[derive(Clone, Debug)]
+pub struct PreparedRace {
+    /// The name; may be a wildcard.
+    pub name: CanonicalName,
+    /// Time to live of the answer, in seconds.
+    pub ttl_s: u32,
+    /// What happens to an answer that is late.
+    pub late: LatePolicy,
+    /// A departure more than this after T is late.
+    pub late_tolerance: Span,
+    /// The site's answers.
+    pub addresses: Addresses,
+}
+
+impl PreparedPlaybook {
+    /// Checks a playbook against the limits and reads its names.
+    ///
+    /// # Errors
+    /// See [`PlaybookError`]; the previous playbook then stays in force.
+    pub fn new(playbook: &Playbook) -> Result<Self, PlaybookError> {
+        let within = |what, found, most| match found > most {
+            true => Err(PlaybookError::TooMany { what, found, most }),
+            false => Ok(()),
+        };
+        within("raced names", playbook.races.len(), MAX_RACES)?;
+        let prepare = |race: &PlaybookRace| {
+            within("addresses", race.a.len().max(race.aaaa.len()), MAX_ADDRESSES)?;
+            Ok(PreparedRace {
+                name: race.name.parse()?,
+                ttl_s: race.ttl_s,
+                late: race.late,
+                late_tolerance: race.late_tolerance,
+                addresses: Addresses { a: race.a.clone(), aaaa: race.aaaa.clone() },
+            })
+        };
+        let races = playbook.races.iter().map(prepare).collect::<Result<_, PlaybookError>>()?;
+        Ok(PreparedPlaybook { version: playbook.version(), races })
+    }
+
+    /// The raced name with this index.
+    pub fn race(&self, index: u16) -> Option<&PreparedRace> {
+        self.races.get(usize::from(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn race() -> PlaybookRace {
+        PlaybookRace {
+            name: "www.cdn.test.".into(),
+            ttl_s: 30,
+            late: LatePolicy::Drop,
+            late_tolerance: Span::from_millis(2),
+            a: vec![Ipv4Addr::new(192, 0, 2, 1)],
+            aaaa: vec![],
+        }
+    }
+
+    #[test]
+    fn any_change_of_content_is_another_version() {
+        let version = |race: PlaybookRace| Playbook { races: vec![race] }.version();
+        let base = version(race());
+        assert_eq!(base, version(race()));
+        assert_ne!(base, version(PlaybookRace { ttl_s: 31, ..race() }));
+        assert_ne!(base, version(PlaybookRace { late: LatePolicy::Send, ..race() }));
+        assert_ne!(base, version(PlaybookRace { a: vec![Ipv4Addr::new(192, 0, 2, 2)], ..race() }));
+        assert_ne!(base, Playbook { races: vec![race(), race()] }.version());
+        assert_ne!(base, Playbook::default().version());
+    }
+
+    #[test]
+    fn a_playbook_beyond_its_limits_is_refused() {
+        let many = Playbook { races: vec![race(); MAX_RACES + 1] };
+        assert!(matches!(PreparedPlaybook::new(&many), Err(PlaybookError::TooMany { found: 1_025, .. })));
+        let wide = PlaybookRace { a: vec![Ipv4Addr::LOCALHOST; MAX_ADDRESSES + 1], ..race() };
+        assert!(matches!(PreparedPlaybook::new(&Playbook { races: vec![wide] }), Err(PlaybookError::TooMany { .. })));
+        let nameless = PlaybookRace { name: "a..b".into(), ..race() };
+        assert!(matches!(PreparedPlaybook::new(&Playbook { races: vec![nameless] }), Err(PlaybookError::Name(_))));
+    }
+}
