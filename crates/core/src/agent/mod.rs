@@ -97,11 +97,6 @@ pub enum Output {
         /// What.
         message: ToMaster,
     },
-    /// A playbook is in force and wants to be kept on disk.
-    KeepPlaybook {
-        /// Of which master.
-        master: usize,
-    },
     /// Something happened that an auditor wants to know.
     Audit(Audit),
 }
@@ -298,7 +293,8 @@ impl Agent {
         }
     }
 
-    /// A document from a master, other than the naming of a session.
+    /// A document from a master, other than the naming of a session. The shell has put a playbook on disk before, so
+    /// that the acknowledgement is true.
     pub fn handle_control(&mut self, now: LocalTime, master: usize, message: ToAgent) {
         match message {
             ToAgent::Welcome { epoch, shards, fast_path, .. } => {
@@ -308,7 +304,6 @@ impl Agent {
                 Ok(prepared) => {
                     let version = prepared.version;
                     self.links[master].take_playbook(prepared);
-                    self.outputs.push_back(Output::KeepPlaybook { master });
                     self.say(master, ToMaster::PlaybookKept { version });
                 }
                 Err(_) => self.count("playbook_refused"),

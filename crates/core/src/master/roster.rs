@@ -12,7 +12,7 @@ use crate::wire::session::{CHALLENGE, SECRET_BYTES};
 use crate::wire::{Binding, SessionId};
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
@@ -93,7 +93,7 @@ struct Agent {
 }
 
 /// An agent, for `status` and metrics.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// The name in its certificate.
     pub name: String,

@@ -1,0 +1,196 @@
+//! Watching for a self-test's challenge, whose source is an address of the watcher's own.
+//!
+//! A datagram that comes from outside with one of this host's addresses as its source is a martian: the kernel drops it
+//! (`fib_validate_source`) before any UDP socket sees it. A master usually owns the service address, so it watches with
+//! AF_PACKET, which sits in front of that check, through a filter that lets only challenges through.
+
+use crate::udp::op;
+use crate::{check, set_option};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// Sees datagrams to one UDP port that begin with one byte.
+#[derive(Debug)]
+pub struct SourceObserver(OwnedFd);
+
+/// A datagram that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Who it claims to come from.
+    pub source: SocketAddr,
+    /// Where it goes to.
+    pub destination: SocketAddr,
+    /// Where its payload is within the buffer.
+    pub payload: Range<usize>,
+}
+
+/// Ethernet protocols, as AF_PACKET knows them.
+const ETH_IPV4: u32 = 0x0800;
+const ETH_IPV6: u32 = 0x86dd;
+/// Where classic BPF finds the packet's protocol.
+const SKF_PROTOCOL: u32 = -0x1000_i32 as u32;
+const UDP: u32 = 17;
+
+impl SourceObserver {
+    /// Watches for datagrams to `udp_port` whose payload begins with `first_payload_byte`.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW during set-up; the message says so.
+    pub fn open(udp_port: u16, first_payload_byte: u8) -> io::Result<Self> {
+        let all = i32::from((libc::ETH_P_ALL as u16).to_be());
+        // SAFETY: takes numbers only. No protocol yet, so nothing is queued before the filter is there.
+        let made = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) });
+        let descriptor = made.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                io::Error::new(error.kind(), "watching for challenges needs CAP_NET_RAW during set-up")
+            }
+            _ => error,
+        })?;
+        // SAFETY: the descriptor is fresh and nobody else's.
+        let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let program = filter(udp_port, first_payload_byte);
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?;
+        // SAFETY: an all-zero sockaddr_ll is a valid value.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = all as u16;
+        // SAFETY: `address` is valid for reading and named with its true size.
+        check(unsafe {
+            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+        })?;
+        Ok(SourceObserver(socket))
+    }
+
+    /// The next datagram that was seen; `None` when there is none.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Observed>> {
+        loop {
+            // SAFETY: `buffer` is valid for writing and named with its true length.
+            let result = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            match check(result as libc::c_int) {
+                Ok(length) => {
+                    if let Some(observed) = parse(&buffer[..length as usize]) {
+                        return Ok(Some(observed));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// IPv4 (any header length, not a fragment) or IPv6 UDP, to the port, first byte of the payload.
+fn filter(port: u16, first: u8) -> Vec<libc::sock_filter> {
+    let jump = |k: u32, yes: u8, no: u8| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: yes,
+        jf: no,
+        k,
+    };
+    let load = |size: u32, mode: u32, k: u32| op(libc::BPF_LD | size | mode, k);
+    let (byte, half, absolute, indexed) = (libc::BPF_B, libc::BPF_H, libc::BPF_ABS, libc::BPF_IND);
+    let fragment = libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16,
+        jt: 12,
+        jf: 0,
+        k: 0x1fff,
+    };
+    vec![
+        /* 0 */ load(half, absolute, SKF_PROTOCOL),
+        /* 1 */ jump(ETH_IPV4, 0, 9),
+        /* 2 */ load(byte, absolute, 9),
+        /* 3 */ jump(UDP, 0, 14),
+        /* 4 */ load(half, absolute, 6),
+        /* 5 */ fragment,
+        /* 6 */ op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0),
+        /* 7 */ load(half, indexed, 2),
+        /* 8 */ jump(u32::from(port), 0, 9),
+        /* 9 */ load(byte, indexed, 8),
+        /* 10 */ jump(u32::from(first), 8, 7),
+        /* 11 */ jump(ETH_IPV6, 0, 6),
+        /* 12 */ load(byte, absolute, 6),
+        /* 13 */ jump(UDP, 0, 4),
+        /* 14 */ load(half, absolute, 42),
+        /* 15 */ jump(u32::from(port), 0, 2),
+        /* 16 */ load(byte, absolute, 48),
+        /* 17 */ jump(u32::from(first), 1, 0),
+        /* 18: drop */ op(libc::BPF_RET | libc::BPF_K, 0),
+        /* 19: keep */ op(libc::BPF_RET | libc::BPF_K, u32::MAX),
+    ]
+}
+
+fn parse(packet: &[u8]) -> Option<Observed> {
+    let (source, destination, header): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+        4 => {
+            let address = |at: usize| packet.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
+            (address(12)?.into(), address(16)?.into(), usize::from(packet[0] & 15) * 4)
+        }
+        6 => {
+            let address = |at: usize| packet.get(at..at + 16).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from);
+            (address(8)?.into(), address(24)?.into(), 40)
+        }
+        _ => return None,
+    };
+    let port = |at: usize| packet.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    let end = header + usize::from(port(header + 4)?);
+    let payload = header + 8..end;
+    packet.get(payload.clone())?;
+    Some(Observed {
+        source: SocketAddr::new(source, port(header)?),
+        destination: SocketAddr::new(destination, port(header + 2)?),
+        payload,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::udp::{Options, UdpSocket};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn only_challenges_to_the_port_are_seen() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let any: SocketAddr = any.parse().expect("an address");
+            let near = UdpSocket::bind(any, Options::default()).expect("a socket");
+            let far = UdpSocket::bind(any, Options::default()).expect("a socket");
+            let other = UdpSocket::bind(any, Options::default()).expect("a socket");
+            let mut observer = match SourceObserver::open(far.address().port(), 0x5c) {
+                Ok(observer) => observer,
+                Err(error) => return println!("skipped: {error}"),
+            };
+            near.send_to(b"\x5a not a challenge", far.address()).expect("sent");
+            near.send_to(b"\x5c elsewhere", other.address()).expect("sent");
+            near.send_to(b"\x5c challenge", far.address()).expect("sent");
+            let mut buffer = [0; 2_048];
+            let end = Instant::now() + Duration::from_secs(1);
+            let mut seen = Vec::new();
+            while seen.is_empty() && Instant::now() < end {
+                while let Some(observed) = observer.receive(&mut buffer).expect("watched") {
+                    seen.push((observed.source, observed.destination, buffer[observed.payload].to_vec()));
+                }
+            }
+            // Loopback shows a packet going out and coming in.
+            seen.dedup();
+            assert_eq!(seen, [(near.address(), far.address(), b"\x5c challenge".to_vec())]);
+        }
+    }
+
+    #[test]
+    fn short_packets_are_not_parsed() {
+        let mut packet = vec![0x45; 20];
+        packet.extend_from_slice(&[0, 1, 0, 2, 0, 12, 0, 0, 9, 9, 9, 9]);
+        let observed = parse(&packet).expect("whole");
+        assert_eq!(packet[observed.payload], [9; 4]);
+        for length in 0..packet.len() {
+            assert_eq!(parse(&packet[..length]), None, "{length} bytes");
+        }
+    }
+}

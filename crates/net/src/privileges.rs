@@ -1,0 +1,61 @@
+//! Giving up what is only needed for set-up.
+
+use crate::check;
+use std::ffi::CString;
+use std::io;
+
+/// Whether this process is root, perhaps only within its user namespace.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Becomes `user`, with its groups, for good: no program that this process starts can gain more either.
+///
+/// # Errors
+/// When there is no such user, or the kernel refuses.
+pub fn drop_to(user: &str) -> io::Result<()> {
+    let name = CString::new(user).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: `name` is a C string; the result is null or valid until the next call. No other thread looks up users.
+    let entry = unsafe { libc::getpwnam(name.as_ptr()) };
+    if entry.is_null() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no such user"));
+    }
+    // SAFETY: not null, see above.
+    let (uid, gid) = unsafe { ((*entry).pw_uid, (*entry).pw_gid) };
+    // SAFETY: `name` is a C string.
+    check(unsafe { libc::initgroups(name.as_ptr(), gid) })?;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::setresgid(gid, gid, gid) })?;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::setresuid(uid, uid, uid) })?;
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// Lets this thread run before every ordinary one (`SCHED_FIFO`).
+///
+/// # Errors
+/// When that is not permitted.
+pub fn take_realtime_priority(priority: i32) -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: priority };
+    // SAFETY: `parameter` is valid for reading; 0 means this thread.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) }).map(|_| ())
+}
+
+/// Keeps this thread on one processor.
+///
+/// # Errors
+/// When there is no such processor.
+pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    // SAFETY: an all-zero cpu_set_t is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: `cpu` is within the set, see above.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is valid for reading and named with its true size; 0 means this thread.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }).map(|_| ())
+}

@@ -1,0 +1,620 @@
+//! UDP in batches, with the kernel's timestamps.
+//!
+//! Sockets are never connected and ignore ICMP: the losers of a race cause many port-unreachables, and a connected
+//! socket would lose sends to them. The kernel's path-MTU discovery is off (`OMIT`): our datagrams are small, and ICMP
+//! about an answer goes to the service address's owner, not to the agent that sent it.
+
+use crate::host_clock::{HostClock, nanos};
+use crate::{check, set_option};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use startgun_core::time::LocalTime;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Bytes kept of a packet: more than any datagram that is not refused anyway.
+const PACKET_BYTES: usize = 2_048;
+/// Bytes of control messages: a timestamp takes 64 on 64-bit Linux, an extended error with an IPv6 address 64 more.
+const CONTROL_BYTES: usize = 192;
+/// Timestamps taken from the error queue in one call.
+const STAMPS_PER_DRAIN: usize = 256;
+/// Messages of one `sendmmsg`.
+pub const SEND_BATCH: usize = 64;
+
+/// How a socket is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Several sockets on one address (`SO_REUSEPORT`).
+    pub reuse_port: bool,
+    /// The address may be somebody else's (`IP_TRANSPARENT`), where it is not local anyway.
+    pub transparent: bool,
+    /// Stamp packets when they arrive.
+    pub receive_timestamps: bool,
+    /// Stamp packets when they leave, see [`UdpSocket::drain_transmit_timestamps`].
+    pub transmit_timestamps: bool,
+    /// The kernel's receive buffer, in bytes: 4 MiB are 5,000 small packets.
+    pub receive_buffer_bytes: usize,
+    /// The kernel's send buffer, in bytes.
+    pub send_buffer_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            reuse_port: false,
+            transparent: false,
+            receive_timestamps: false,
+            transmit_timestamps: false,
+            receive_buffer_bytes: 4 << 20,
+            send_buffer_bytes: 4 << 20,
+        }
+    }
+}
+
+/// A UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    address: SocketAddr,
+    /// The kernel's number of the next datagram; `None` without transmit timestamps.
+    next_number: Option<AtomicU32>,
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A packet of a [`ReceiveBatch`].
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// When it arrived.
+    pub received_at: LocalTime,
+    /// Whether the kernel said so; otherwise it is when the program got it.
+    pub kernel_stamped: bool,
+    /// What it holds.
+    pub bytes: &'a [u8],
+    /// Whether it was longer than that.
+    pub truncated: bool,
+}
+
+/// Room for control messages, aligned as they must be.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+struct Slot {
+    bytes: Box<[u8; PACKET_BYTES]>,
+    source: SockAddrStorage,
+    control: Control,
+    length: usize,
+    truncated: bool,
+    peer: Option<SocketAddr>,
+    received_at: LocalTime,
+    kernel_stamped: bool,
+}
+
+/// Room for the packets of one call; allocated once.
+pub struct ReceiveBatch {
+    slots: Vec<Slot>,
+    received: usize,
+}
+
+impl std::fmt::Debug for ReceiveBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReceiveBatch({} of {})", self.received, self.slots.len())
+    }
+}
+
+impl ReceiveBatch {
+    /// Room for `packets` packets.
+    pub fn new(packets: usize) -> Self {
+        let slot = || Slot {
+            bytes: Box::new([0; PACKET_BYTES]),
+            source: SockAddrStorage::zeroed(),
+            control: Control([0; CONTROL_BYTES]),
+            length: 0,
+            truncated: false,
+            peer: None,
+            received_at: LocalTime::from_nanos(0),
+            kernel_stamped: false,
+        };
+        ReceiveBatch { slots: (0..packets).map(|_| slot()).collect(), received: 0 }
+    }
+
+    /// The packets of the last call, in the order of their arrival.
+    pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
+        self.slots[..self.received].iter().filter_map(|slot| {
+            Some(Received {
+                source: slot.peer?,
+                received_at: slot.received_at,
+                kernel_stamped: slot.kernel_stamped,
+                bytes: &slot.bytes[..slot.length],
+                truncated: slot.truncated,
+            })
+        })
+    }
+}
+
+/// A datagram to be sent, and what became of it.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Where to.
+    pub to: SocketAddr,
+    /// What.
+    pub bytes: &'a [u8],
+    /// After the call: the kernel's number of the datagram (0 without transmit timestamps), or its error.
+    pub outcome: Result<u32, i32>,
+}
+
+impl UdpSocket {
+    /// Binds a socket.
+    ///
+    /// # Errors
+    /// As for `bind(2)`. For an address that is not local and `transparent`, permission denied means that CAP_NET_RAW
+    /// or CAP_NET_ADMIN is missing during set-up; the message says so.
+    pub fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        if options.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+            set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)?;
+        } else {
+            set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)?;
+        }
+        // The kernel cuts these down to its own maximum; that is not an error.
+        let _ = socket.set_recv_buffer_size(options.receive_buffer_bytes);
+        let _ = socket.set_send_buffer_size(options.send_buffer_bytes);
+        match socket.bind(&SockAddr::from(address)) {
+            Err(error) if options.transparent && error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                bind_transparent(&socket, address)?;
+            }
+            other => other?,
+        }
+        set_timestamping(&socket, &options)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok(UdpSocket { socket, address, next_number: options.transmit_timestamps.then(|| AtomicU32::new(0)) })
+    }
+
+    /// The address that it is bound to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes what has arrived, up to the batch's size; 0 when nothing has.
+    ///
+    /// # Errors
+    /// The kernel's, other than "nothing there" and what ICMP caused.
+    pub fn receive(&self, batch: &mut ReceiveBatch, clock: &HostClock) -> io::Result<usize> {
+        batch.received = 0;
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; SEND_BATCH];
+        // SAFETY: an all-zero mmsghdr is a valid value: null pointers and zero lengths.
+        let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
+        let count = batch.slots.len().min(SEND_BATCH);
+        for ((slot, vector), header) in batch.slots.iter_mut().zip(&mut vectors).zip(&mut headers) {
+            vector.iov_base = slot.bytes.as_mut_ptr().cast();
+            vector.iov_len = PACKET_BYTES;
+            header.msg_hdr.msg_name = (&raw mut slot.source).cast();
+            header.msg_hdr.msg_namelen = slot.source.size_of();
+            header.msg_hdr.msg_iov = &raw mut *vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = slot.control.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL_BYTES;
+        }
+        // SAFETY: every header points at buffers of `batch` and at `vectors`, which outlive the call and are named with
+        // their true lengths; `count` headers are set up.
+        let result = unsafe {
+            libc::recvmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, 0, std::ptr::null_mut())
+        };
+        let received = match check(result) {
+            Ok(received) => received as usize,
+            Err(error) if is_passing(&error) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        for (slot, header) in batch.slots.iter_mut().zip(&headers).take(received) {
+            slot.length = (header.msg_len as usize).min(PACKET_BYTES);
+            slot.truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            let source = std::mem::replace(&mut slot.source, SockAddrStorage::zeroed());
+            // SAFETY: the kernel has written an address of `msg_namelen` bytes into this slot's storage.
+            slot.peer = unsafe { SockAddr::new(source, header.msg_hdr.msg_namelen) }.as_socket();
+            let stamp = control_messages(&header.msg_hdr).stamp_ns.and_then(|stamp| clock.from_realtime(stamp));
+            slot.kernel_stamped = stamp.is_some();
+            slot.received_at = stamp.unwrap_or_else(|| clock.now());
+        }
+        batch.received = received;
+        Ok(received)
+    }
+
+    /// Sends one datagram now. `Some` is the kernel's number of it, by which its transmit timestamp will be known.
+    ///
+    /// # Errors
+    /// The kernel's; a full buffer is one.
+    pub fn send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<Option<u32>> {
+        let mut message = [Outgoing { to, bytes, outcome: Err(0) }];
+        self.send_batch(&mut message);
+        let [Outgoing { outcome, .. }] = message;
+        outcome.map(|number| self.next_number.is_some().then_some(number)).map_err(io::Error::from_raw_os_error)
+    }
+
+    /// Sends datagrams with as few calls as possible and notes each one's outcome.
+    pub fn send_batch(&self, messages: &mut [Outgoing<'_>]) {
+        for chunk in messages.chunks_mut(SEND_BATCH) {
+            let mut start = 0;
+            while start < chunk.len() {
+                start += self.send_chunk(&mut chunk[start..]);
+            }
+        }
+    }
+
+    /// Sends the chunk up to the first refusal, which it notes too; how many were dealt with, at least one.
+    fn send_chunk(&self, chunk: &mut [Outgoing<'_>]) -> usize {
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; SEND_BATCH];
+        // SAFETY: an all-zero mmsghdr is a valid value: null pointers and zero lengths.
+        let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
+        let mut addresses: [Option<SockAddr>; SEND_BATCH] = [const { None }; SEND_BATCH];
+        for (((message, vector), header), address) in
+            chunk.iter().zip(&mut vectors).zip(&mut headers).zip(&mut addresses)
+        {
+            let address = address.insert(SockAddr::from(message.to));
+            vector.iov_base = message.bytes.as_ptr().cast_mut().cast();
+            vector.iov_len = message.bytes.len();
+            header.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = address.len();
+            header.msg_hdr.msg_iov = &raw mut *vector;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        let mut tries = 0;
+        let sent = loop {
+            // SAFETY: `chunk.len()` (at most SEND_BATCH) headers point at addresses, vectors and bytes that outlive the
+            // call; sendmmsg only reads what they point at.
+            let result =
+                unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), chunk.len() as u32, 0) };
+            match check(result) {
+                Ok(sent) => break Ok(sent as usize),
+                // ICMP about an earlier datagram, or a signal: the send itself was not tried.
+                Err(error) if tries < 3 && is_passing(&error) && error.kind() != io::ErrorKind::WouldBlock => tries += 1,
+                Err(error) => break Err(error.raw_os_error().unwrap_or(libc::EIO)),
+            }
+        };
+        match sent {
+            Ok(sent) => {
+                for message in &mut chunk[..sent] {
+                    let number = self.next_number.as_ref().map_or(0, |next| next.fetch_add(1, Ordering::Relaxed));
+                    message.outcome = Ok(number);
+                }
+                sent.max(1)
+            }
+            Err(errno) => {
+                chunk[0].outcome = Err(errno);
+                1
+            }
+        }
+    }
+
+    /// Hands out the transmit timestamps that have come back: the kernel's number of the datagram, and when it left.
+    /// At most a few hundred a call. Until they are taken, `poll` reports an error on the socket at once.
+    ///
+    /// # Errors
+    /// The kernel's, other than "nothing there".
+    pub fn drain_transmit_timestamps(
+        &self,
+        clock: &HostClock,
+        take: &mut impl FnMut(u32, LocalTime),
+    ) -> io::Result<usize> {
+        for count in 0..STAMPS_PER_DRAIN {
+            let mut control = Control([0; CONTROL_BYTES]);
+            // SAFETY: an all-zero msghdr is a valid value: null pointers and zero lengths.
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            header.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_controllen = CONTROL_BYTES;
+            // SAFETY: the header points at `control`, named with its true length; no data is asked for.
+            let result = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE) };
+            match check(result as libc::c_int) {
+                Ok(_) => {
+                    let found = control_messages(&header);
+                    let stamp = found.stamp_ns.and_then(|stamp| clock.from_realtime(stamp));
+                    if let (Some(number), Some(at)) = (found.number, stamp) {
+                        take(number, at);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(count),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(STAMPS_PER_DRAIN)
+    }
+
+    /// Steers packets of this socket's `SO_REUSEPORT` group by [`shard_of_source`]. Call once, after every member is
+    /// bound, in the order of the shards.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn steer_by_source(&self, shards: usize) -> io::Result<()> {
+        let load = |at: u32| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, SKF_NET_OFF + at);
+        let mut program = Vec::new();
+        if self.address.is_ipv4() {
+            program.push(load(12));
+        } else {
+            // A ← w0 xor w1 xor w2 xor w3 of the source.
+            program.push(load(8));
+            for word in 1..4 {
+                program.push(op(libc::BPF_MISC | libc::BPF_TAX, 0));
+                program.push(load(8 + 4 * word));
+                program.push(op(libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X, 0));
+            }
+        }
+        program.push(op(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, MIX));
+        program.push(op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, MIX_SHIFT));
+        program.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, shards as u32));
+        program.push(op(libc::BPF_RET | libc::BPF_A, 0));
+        self.attach(&program)
+    }
+
+    /// Steers packets of this socket's group by the byte at `offset` of the payload, modulo `shards`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn steer_by_byte(&self, offset: usize, shards: usize) -> io::Result<()> {
+        self.attach(&[
+            op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, offset as u32),
+            op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, shards as u32),
+            op(libc::BPF_RET | libc::BPF_A, 0),
+        ])
+    }
+
+    fn attach(&self, program: &[libc::sock_filter]) -> io::Result<()> {
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+    }
+}
+
+/// Where classic BPF finds the network header, whatever the packet's data pointer.
+const SKF_NET_OFF: u32 = -0x10_0000_i32 as u32;
+/// Fibonacci hashing: 2³² divided by the golden ratio; the upper bits are the well mixed ones.
+const MIX: u32 = 0x9e37_79b9;
+const MIX_SHIFT: u32 = 16;
+
+pub(crate) fn op(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+/// The shard that [`UdpSocket::steer_by_source`] sends this source's packets to: whatever its port.
+pub fn shard_of_source(source: IpAddr, shards: usize) -> usize {
+    let word = match source {
+        IpAddr::V4(ip) => ip.to_bits(),
+        IpAddr::V6(ip) => ip.octets().chunks_exact(4).fold(0, |mixed, word| {
+            mixed ^ word.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+        }),
+    };
+    (word.wrapping_mul(MIX) >> MIX_SHIFT) as usize % shards.max(1)
+}
+
+fn bind_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let (level, name) = match address {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    set_option(socket.as_fd(), level, name, 1 as libc::c_int).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            "the address is not local, and sending as it needs CAP_NET_RAW or CAP_NET_ADMIN during set-up",
+        ),
+        _ => error,
+    })?;
+    socket.bind(&SockAddr::from(address))
+}
+
+fn set_timestamping(socket: &Socket, options: &Options) -> io::Result<()> {
+    let mut flags = 0;
+    if options.receive_timestamps {
+        flags |= libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+    }
+    if options.transmit_timestamps {
+        flags |= libc::SOF_TIMESTAMPING_TX_SOFTWARE
+            | libc::SOF_TIMESTAMPING_SOFTWARE
+            | libc::SOF_TIMESTAMPING_OPT_ID
+            | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+    }
+    match flags {
+        0 => Ok(()),
+        flags => set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags),
+    }
+}
+
+/// An error that says nothing about this call: nothing there, a signal, or ICMP about an earlier datagram.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, WouldBlock};
+    matches!(
+        error.kind(),
+        WouldBlock | Interrupted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
+    )
+}
+
+/// What the control messages of a packet say.
+struct ControlMessages {
+    stamp_ns: Option<i64>,
+    number: Option<u32>,
+}
+
+fn control_messages(header: &libc::msghdr) -> ControlMessages {
+    let mut found = ControlMessages { stamp_ns: None, number: None };
+    // SAFETY: `header` was filled by the kernel; its control buffer and length are the ones that it set.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        // SAFETY: `message` points at a header within the control buffer, by CMSG_FIRSTHDR or CMSG_NXTHDR.
+        let (level, kind, data) = unsafe { ((*message).cmsg_level, (*message).cmsg_type, libc::CMSG_DATA(message)) };
+        match (level, kind) {
+            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPING) => {
+                // SAFETY: SCM_TIMESTAMPING carries three timespecs; the first is the software one.
+                let stamp = unsafe { data.cast::<libc::timespec>().read_unaligned() };
+                found.stamp_ns = (stamp.tv_sec != 0).then(|| nanos(&stamp));
+            }
+            (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR) => {
+                // SAFETY: IP_RECVERR and IPV6_RECVERR carry a sock_extended_err.
+                let error = unsafe { data.cast::<libc::sock_extended_err>().read_unaligned() };
+                found.number = (error.ee_origin == libc::SO_EE_ORIGIN_TIMESTAMPING).then_some(error.ee_data);
+            }
+            _ => {}
+        }
+        // SAFETY: as above.
+        message = unsafe { libc::CMSG_NXTHDR(header, message) };
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use startgun_core::time::Span;
+    use std::time::{Duration, Instant};
+
+    fn stamped() -> Options {
+        Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn receive_until(socket: &UdpSocket, clock: &HostClock, batch: &mut ReceiveBatch, wanted: usize) -> Vec<(SocketAddr, LocalTime, bool, Vec<u8>)> {
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut all = Vec::new();
+        while all.len() < wanted && Instant::now() < end {
+            socket.receive(batch, clock).expect("received");
+            all.extend(batch.iter().map(|p| (p.source, p.received_at, p.kernel_stamped, p.bytes.to_vec())));
+        }
+        all
+    }
+
+    #[test]
+    fn packets_carry_their_kernel_stamps_both_ways() {
+        let clock = HostClock::new(None);
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let near = UdpSocket::bind(address(any), stamped()).expect("a socket");
+            let far = UdpSocket::bind(address(any), stamped()).expect("a socket");
+            let before = clock.now();
+            let bytes: Vec<Vec<u8>> = (0..100u8).map(|i| vec![i; 3]).collect();
+            let mut messages: Vec<Outgoing<'_>> =
+                bytes.iter().map(|bytes| Outgoing { to: far.address(), bytes, outcome: Err(0) }).collect();
+            near.send_batch(&mut messages);
+            let numbers: Vec<u32> = messages.iter().map(|m| m.outcome.expect("sent")).collect();
+            assert_eq!(numbers, (0..100).collect::<Vec<u32>>());
+            let received = receive_until(&far, &clock, &mut ReceiveBatch::new(64), 100);
+            assert_eq!(received.len(), 100);
+            let mut stamps = std::collections::BTreeMap::new();
+            let end = Instant::now() + Duration::from_secs(2);
+            while stamps.len() < 100 && Instant::now() < end {
+                near.drain_transmit_timestamps(&clock, &mut |number, at| { stamps.insert(number, at); }).expect("stamps");
+            }
+            for (number, (source, received_at, kernel_stamped, bytes)) in (0u32..).zip(&received) {
+                assert_eq!((*source, *kernel_stamped), (near.address(), true));
+                assert_eq!(bytes, &vec![number as u8; 3]);
+                let left = stamps[&number];
+                assert!(left >= before - Span::from_micros(20) && *received_at >= left - Span::from_micros(20), "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_send_does_not_shift_the_numbers() {
+        let clock = HostClock::new(None);
+        let near = UdpSocket::bind(address("127.0.0.1:0"), stamped()).expect("a socket");
+        let far = UdpSocket::bind(address("127.0.0.1:0"), stamped()).expect("a socket");
+        let too_long = vec![0; 70_000];
+        let mut messages = [
+            Outgoing { to: far.address(), bytes: b"one", outcome: Err(0) },
+            Outgoing { to: far.address(), bytes: &too_long, outcome: Err(0) },
+            Outgoing { to: far.address(), bytes: b"two", outcome: Err(0) },
+        ];
+        near.send_batch(&mut messages);
+        let outcomes: Vec<Result<u32, i32>> = messages.iter().map(|m| m.outcome).collect();
+        assert_eq!(outcomes, [Ok(0), Err(libc::EMSGSIZE), Ok(1)]);
+        let mut stamps = Vec::new();
+        let end = Instant::now() + Duration::from_secs(2);
+        while stamps.len() < 2 && Instant::now() < end {
+            near.drain_transmit_timestamps(&clock, &mut |number, _| stamps.push(number)).expect("stamps");
+        }
+        assert_eq!(stamps, [0, 1]);
+    }
+
+    #[test]
+    fn icmp_from_a_closed_port_harms_no_send() {
+        let closed = UdpSocket::bind(address("127.0.0.1:0"), Options::default()).expect("a socket").address();
+        let near = UdpSocket::bind(address("127.0.0.1:0"), Options::default()).expect("a socket");
+        for _ in 0..50 {
+            near.send_to(b"lost", closed).expect("sent");
+        }
+    }
+
+    fn steered(any: &str, shards: usize, steer: impl Fn(&UdpSocket), send: impl Fn(SocketAddr, &[UdpSocket])) -> Vec<Vec<(SocketAddr, Vec<u8>)>> {
+        let clock = HostClock::new(None);
+        let options = Options { reuse_port: true, ..Options::default() };
+        let first = UdpSocket::bind(address(any), options.clone()).expect("a socket");
+        let mut group = vec![first];
+        for _ in 1..shards {
+            group.push(UdpSocket::bind(group[0].address(), options.clone()).expect("a socket"));
+        }
+        steer(&group[0]);
+        send(group[0].address(), &group);
+        std::thread::sleep(Duration::from_millis(30));
+        let mut batch = ReceiveBatch::new(64);
+        group
+            .iter()
+            .map(|socket| {
+                let mut all = Vec::new();
+                while socket.receive(&mut batch, &clock).expect("received") > 0 {
+                    all.extend(batch.iter().map(|p| (p.source, p.bytes.to_vec())));
+                }
+                all
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_source_always_meets_its_shard_whatever_its_port() {
+        for shards in 2..=4 {
+            let got = steered("127.0.0.1:0", shards, |s| s.steer_by_source(shards).expect("steered"), |to, _| {
+                for host in 1..40 {
+                    for _ in 0..2 {
+                        let from = UdpSocket::bind(address(&format!("127.0.1.{host}:0")), Options::default()).expect("a socket");
+                        from.send_to(b"x", to).expect("sent");
+                    }
+                }
+            });
+            assert_eq!(got.iter().map(Vec::len).sum::<usize>(), 78);
+            for (shard, packets) in got.iter().enumerate() {
+                assert!(!packets.is_empty(), "shard {shard} of {shards} got nothing");
+                assert!(packets.iter().all(|(source, _)| shard_of_source(source.ip(), shards) == shard));
+            }
+        }
+        let got = steered("[::1]:0", 3, |s| s.steer_by_source(3).expect("steered"), |to, _| {
+            let from = UdpSocket::bind(address("[::1]:0"), Options::default()).expect("a socket");
+            from.send_to(b"x", to).expect("sent");
+        });
+        assert_eq!(got[shard_of_source(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 3)].len(), 1);
+    }
+
+    #[test]
+    fn a_payload_byte_steers() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let got = steered(any, 3, |s| s.steer_by_byte(1, 3).expect("steered"), |to, _| {
+                let from = UdpSocket::bind(address(any), Options::default()).expect("a socket");
+                for byte in 0..30u8 {
+                    from.send_to(&[9, byte, 9], to).expect("sent");
+                }
+            });
+            for (shard, packets) in got.iter().enumerate() {
+                assert_eq!(packets.len(), 10);
+                assert!(packets.iter().all(|(_, bytes)| usize::from(bytes[1]) % 3 == shard));
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! One master's control connection: dials, moves documents, dials again.
+
+use super::fast::{FastHandle, FastInput};
+use crate::control::channel::Channel;
+use crate::control::tls::{ClientTls, LOG_GATE_WINDOW, LogGate, fast_path_secret, unchecked_server_name};
+use startgun_core::control::{ToAgent, ToMaster};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Pauses between attempts: short at first, because a restarted master is back within a second.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
+const GREATEST_PAUSE: Duration = Duration::from_secs(5);
+/// Dialling and shaking hands within this long, or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often certificates and the revoked list are looked at.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What a connection needs to know.
+pub(super) struct Link {
+    pub(super) index: usize,
+    pub(super) master: String,
+    pub(super) address: SocketAddr,
+    pub(super) playbook: PathBuf,
+    pub(super) fast: FastHandle,
+}
+
+impl Link {
+    /// Keeps the connection up until the process ends.
+    pub(super) async fn run(self, mut tls: ClientTls, mut documents: mpsc::Receiver<ToMaster>) {
+        let mut gate = LogGate::new(LOG_GATE_WINDOW);
+        let mut pause = LEAST_PAUSE;
+        loop {
+            if let Err(error) = tls.reload_if_changed() {
+                log(&mut gate, &self.master, &error.to_string());
+            }
+            let connected = Instant::now();
+            let reason = match self.connect(&tls).await {
+                Ok(stream) => {
+                    tracing::info!(master = self.master, "connected");
+                    let reason = self.converse(stream, &mut tls, &mut documents).await;
+                    self.fast.tell(FastInput::Disconnected(self.index)).await;
+                    reason
+                }
+                Err(reason) => reason,
+            };
+            log(&mut gate, &self.master, &reason);
+            // A connection that lasted was a good one: dial again at once. Otherwise ever more slowly.
+            pause = if connected.elapsed() > GREATEST_PAUSE { LEAST_PAUSE } else { (pause * 2).min(GREATEST_PAUSE / 4) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn connect(&self, tls: &ClientTls) -> Result<TlsStream<TcpStream>, String> {
+        let dial = async {
+            let stream = TcpStream::connect(self.address).await?;
+            stream.set_nodelay(true)?;
+            TlsConnector::from(tls.config()).connect(unchecked_server_name(), stream).await
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, dial).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(format!("{}: {error}", self.address)),
+            Err(_) => Err(format!("{}: no connection within {} s", self.address, CONNECT_TIMEOUT.as_secs())),
+        }
+    }
+
+    /// Moves documents both ways until the connection ends; why it did.
+    async fn converse(
+        &self,
+        stream: TlsStream<TcpStream>,
+        tls: &mut ClientTls,
+        documents: &mut mpsc::Receiver<ToMaster>,
+    ) -> String {
+        // Documents for a connection that is gone are of no use to this one.
+        while documents.try_recv().is_ok() {}
+        let chain: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+        let mut channel = Channel::new(stream);
+        let mut recheck = tokio::time::interval(RELOAD_INTERVAL);
+        self.fast.tell(FastInput::Connected(self.index)).await;
+        loop {
+            tokio::select! {
+                document = channel.read::<ToAgent>() => match document {
+                    Ok(Some(document)) => {
+                        if let Err(reason) = self.handle(document, &channel).await {
+                            return reason;
+                        }
+                    }
+                    Ok(None) => return "closed by the master".into(),
+                    Err(error) => return error.to_string(),
+                },
+                document = documents.recv() => {
+                    let Some(document) = document else { return "stopping".into() };
+                    if let Err(error) = channel.write(&document).await {
+                        return error.to_string();
+                    }
+                }
+                _ = recheck.tick() => {
+                    let _ = tls.reload_if_changed();
+                    if let Err(refusal) = tls.recheck(&chain) {
+                        return refusal.to_string();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn handle(&self, document: ToAgent, channel: &Channel<TlsStream<TcpStream>>) -> Result<(), String> {
+        let input = match document {
+            ToAgent::Session { id } => {
+                let secret = fast_path_secret(channel.stream().get_ref().1, &id.to_be_bytes())
+                    .map_err(|error| error.to_string())?;
+                FastInput::Session { master: self.index, id, secret }
+            }
+            ToAgent::Refused { reason } => return Err(format!("refused by the master: {reason}")),
+            ToAgent::Welcome { protocol, master, epoch, shards, mut fast_path } => {
+                if fast_path.ip().is_unspecified() {
+                    fast_path.set_ip(self.address.ip());
+                }
+                let welcome = ToAgent::Welcome { protocol, master, epoch, shards, fast_path };
+                FastInput::Control { master: self.index, document: Box::new(welcome) }
+            }
+            ToAgent::Playbook(playbook) => {
+                let json = serde_json::to_vec(&playbook).map_err(|error| error.to_string())?;
+                // On disk before it is acknowledged; without a disk the agent still races, and says so.
+                if let Err(error) = crate::startup::write_atomically(&self.playbook, &json) {
+                    tracing::warn!(playbook = %self.playbook.display(), %error, "not kept on disk");
+                }
+                FastInput::Control { master: self.index, document: Box::new(ToAgent::Playbook(playbook)) }
+            }
+            document => FastInput::Control { master: self.index, document: Box::new(document) },
+        };
+        self.fast.tell(input).await;
+        Ok(())
+    }
+}
+
+fn log(gate: &mut LogGate, master: &str, reason: &str) {
+    if let Some(suppressed) = gate.admit(reason, Instant::now()) {
+        tracing::warn!(master, reason, suppressed, "control connection");
+    }
+}

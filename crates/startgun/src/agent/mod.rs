@@ -1,0 +1,183 @@
+//! `startgun agent`: the fast path and the departures on plain threads, one control connection per master.
+//!
+//! ```text
+//!   control tasks ──documents──▶ ┌──────────────┐ ──departures──▶ departure thread ──▶ resolvers
+//!   (tokio, TLS)  ◀──documents── │  fast thread │ ◀──outcomes────
+//!   masters ◀──datagrams──────▶  │ (core Agent) │ ──audit records──▶ audit thread ──▶ file
+//!                                └──────────────┘
+//! ```
+
+mod audit;
+mod control;
+mod fast;
+
+use crate::config::agent::AgentConfig;
+use crate::control::tls::ClientTls;
+use crate::status::{AgentDocument, AgentMasterDocument, Document};
+use crate::{config, http, startup, status};
+use fast::{FastHandle, FastParts};
+use startgun_core::agent::Agent;
+use startgun_core::playbook::{Playbook, PreparedPlaybook};
+use startgun_core::time::Span;
+use startgun_net::departure::{self, DepartureThread};
+use startgun_net::host_clock::HostClock;
+use startgun_net::poll::Waker;
+use startgun_net::udp::{Options, UdpSocket};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How long before T the departure thread stops sleeping and spins: a wake-up is late by 0.1 ms at the median.
+const SPIN: Span = Span::from_micros(500);
+/// Departures that may wait in the departure thread; the core's own limit is the same.
+const DEPARTURES: usize = startgun_core::agent::MAX_PENDING;
+/// Real-time priority of the departure thread, where it is permitted.
+const DEPARTURE_PRIORITY: i32 = 20;
+
+/// Runs an agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A sentence for the operator; nothing was started then.
+pub fn run(path: &Path) -> Result<(), String> {
+    let config = config::agent::load(path).map_err(|errors| config::listed(&errors))?;
+    let clock = HostClock::new(config.clock_distortion);
+    let mut tls = Vec::new();
+    for master in &config.masters {
+        let endpoint = ClientTls::load(&config.fleet, &master.name).map_err(|error| error.to_string())?;
+        startup::check_identity(&config.name, &endpoint.identity().name)?;
+        tls.push(endpoint);
+    }
+    let (services, sockets) = bind_services(&config)?;
+    let fast_options =
+        Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
+    let socket = UdpSocket::bind(config.fast_path_listen, fast_options)
+        .map_err(|error| format!("fast_path_listen {}: {error}", config.fast_path_listen))?;
+    let http_listener = config.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?;
+    let status_listener = startup::status_socket(&config.status_socket)?;
+    startup::private_directory(&config.state_dir)?;
+    let audit = config.audit_log.as_deref().map(|path| audit::start(path, master_names(&config))).transpose()?;
+
+    let thread_fault = |error: std::io::Error| format!("starting threads: {error}");
+    let waker = Waker::new().map_err(thread_fault)?;
+    let options = departure::Options {
+        capacity: DEPARTURES,
+        spin: SPIN,
+        realtime_priority: Some(DEPARTURE_PRIORITY),
+        pin_to_cpu: None,
+    };
+    let departures = DepartureThread::spawn(clock.clone(), sockets, options, waker.clone()).map_err(thread_fault)?;
+    let scheduling = departures.scheduling().to_owned();
+    startup::drop_privileges(config.user.as_deref())?;
+
+    let mut agent = Agent::new(config.core(), clock.now());
+    for (index, master) in config.masters.iter().enumerate() {
+        if let Some(playbook) = read_playbook(&playbook_path(&config.state_dir, &master.name)) {
+            agent.restore_playbook(index, playbook);
+        }
+    }
+    let parts = FastParts { agent, socket, services, departures, clock, waker, audit };
+    let advertised = config.fast_path_advertise.unwrap_or(config.fast_path_listen);
+    let (fast, outgoing, thread) = fast::spawn(parts, advertised, config.masters.len()).map_err(thread_fault)?;
+
+    let local = tokio::task::LocalSet::new();
+    let runtime = startup::runtime()?;
+    let ended = local.block_on(&runtime, async {
+        for (index, (endpoint, documents)) in tls.into_iter().zip(outgoing).enumerate() {
+            let master = &config.masters[index];
+            let link = control::Link {
+                index,
+                master: master.name.clone(),
+                address: master.control,
+                playbook: playbook_path(&config.state_dir, &master.name),
+                fast: fast.clone(),
+            };
+            tokio::task::spawn_local(link.run(endpoint, documents));
+        }
+        let describe = Describe { config: Arc::new(config), started: Instant::now(), scheduling, fast: fast.clone() };
+        serve(&describe, status_listener, http_listener)?;
+        tracing::info!(agent = describe.config.name, "started");
+        startup::termination().await
+    });
+    fast.stop();
+    let _ = thread.join();
+    ended
+}
+
+fn master_names(config: &AgentConfig) -> Vec<String> {
+    config.masters.iter().map(|master| master.name.clone()).collect()
+}
+
+/// One socket for every service address, whichever masters share it.
+fn bind_services(config: &AgentConfig) -> Result<(Vec<SocketAddr>, Vec<UdpSocket>), String> {
+    let mut services: Vec<SocketAddr> =
+        config.masters.iter().flat_map(|master| master.service_addresses.iter().copied()).collect();
+    services.sort_unstable();
+    services.dedup();
+    let bind = |address: &SocketAddr| {
+        let options =
+            Options { transparent: true, reuse_port: true, transmit_timestamps: true, ..Options::default() };
+        UdpSocket::bind(*address, options).map_err(|error| format!("service address {address}: {error}"))
+    };
+    let sockets = services.iter().map(bind).collect::<Result<_, _>>()?;
+    Ok((services, sockets))
+}
+
+fn playbook_path(state: &Path, master: &str) -> PathBuf {
+    state.join(format!("playbook-{master}.json"))
+}
+
+/// The playbook that was kept on disk; a damaged one is as good as none, the master pushes it again.
+fn read_playbook(path: &Path) -> Option<PreparedPlaybook> {
+    let json = std::fs::read(path).ok()?;
+    let playbook: Playbook = serde_json::from_slice(&json).ok()?;
+    PreparedPlaybook::new(&playbook).ok()
+}
+
+fn serve(
+    describe: &Describe,
+    status_listener: std::os::unix::net::UnixListener,
+    http_listener: Option<std::net::TcpListener>,
+) -> Result<(), String> {
+    let fault = |error: std::io::Error| format!("listening: {error}");
+    let listener = tokio::net::UnixListener::from_std(status_listener).map_err(fault)?;
+    let source = describe.clone();
+    tokio::task::spawn_local(async move { status::serve(listener, async || source.document().await).await });
+    if let Some(listener) = http_listener {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
+        let describe = describe.clone();
+        let source: http::Source = Arc::new(move || {
+            let describe = describe.clone();
+            Box::pin(async move { Some(describe.document().await) })
+        });
+        tokio::spawn(http::serve(listener, source));
+    }
+    Ok(())
+}
+
+/// What `status` and metrics are made from.
+#[derive(Clone)]
+struct Describe {
+    config: Arc<AgentConfig>,
+    started: Instant,
+    scheduling: String,
+    fast: FastHandle,
+}
+
+impl Describe {
+    async fn document(&self) -> Document {
+        let figures = self.fast.figures().await;
+        let masters = self.config.masters.iter().zip(figures.masters).map(|(master, (connected, report))| {
+            AgentMasterDocument { name: master.name.clone(), connected, report }
+        });
+        Document::Agent(AgentDocument {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            site: self.config.site.clone(),
+            uptime_s: self.started.elapsed().as_secs(),
+            departure_scheduling: self.scheduling.clone(),
+            masters: masters.collect(),
+            counters: figures.counters,
+        })
+    }
+}

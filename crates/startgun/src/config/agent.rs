@@ -1,0 +1,277 @@
+//! The agent's configuration.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use startgun_core::agent::Limits;
+use startgun_core::control::MAX_SERVICES;
+use startgun_core::time::Span;
+
+use super::Root;
+use super::host::{HostConfig, Listeners, NAME, Transport, read_host, read_name};
+use super::reader::{SOCKET_ADDRESS, Section, Value};
+
+/// Most masters of one agent: each has a clock, a control connection and a playbook of up to a MiB.
+pub const MASTERS_MAX: usize = 32;
+
+/// Most departures per second that make sense: what two cores send with `sendmmsg`.
+const DEPARTURES_PER_S_MAX: i64 = 1_000_000;
+
+/// An agent's configuration.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// What every daemon has.
+    pub host: HostConfig,
+    /// The site that it answers for.
+    pub site: String,
+    /// Where it takes orders and exchanges.
+    pub fast_path_listen: SocketAddr,
+    /// What it tells masters to send them to, where that is not the address that the master sees.
+    pub fast_path_advertise: Option<SocketAddr>,
+    /// Where departures are recorded, if anywhere.
+    pub audit_log: Option<PathBuf>,
+    /// Its own limits.
+    pub limits: Limits,
+    /// Ready only while the statistical clock error is at most this.
+    pub max_expected_error: Span,
+    /// Ready only while the proven clock bound is at most this.
+    pub max_bound: Span,
+    /// Greatest rate between two hosts' clocks, in parts per million.
+    pub max_drift_ppm: u32,
+    /// Time between two exchanges with each master.
+    pub exchange_interval: Span,
+    /// Its masters; at least one.
+    pub masters: Vec<MasterLink>,
+}
+
+/// One master, as an agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MasterLink {
+    /// The name that its certificate must carry.
+    pub name: String,
+    /// Where its control channel listens.
+    pub control: SocketAddr,
+    /// The addresses that this agent may speak for on its behalf; at least one.
+    pub service_addresses: Vec<SocketAddr>,
+    /// What the operator vouches for about unsolicited synchronisation signals.
+    pub signal_propagation: Option<SignalPropagation>,
+}
+
+/// How long a signal takes from the master to this agent, if the operator is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignalPropagation {
+    /// At least.
+    pub least: Span,
+    /// At most.
+    pub greatest: Span,
+}
+
+impl fmt::Display for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let masters: Vec<&str> = self
+            .masters
+            .iter()
+            .map(|master| master.name.as_str())
+            .collect();
+        let (name, site) = (&self.host.name, &self.site);
+        write!(
+            f,
+            "agent {name} of site {site}, masters: {}",
+            masters.join(", ")
+        )
+    }
+}
+
+/// Reads an agent's file; `None` only where a fault was noted.
+pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> {
+    let host = read_host(&root, "/run/startgun/agent.sock");
+    let site = root.value("site").and_then(|value| read_site(&value));
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8531));
+    let fast_path_listen = root.or("fast_path_listen", any, |value| value.listen_address());
+    let fast_path_advertise = root
+        .value("fast_path_advertise")
+        .and_then(|value| value.exact_address("masters send orders to it"));
+    let audit_log = root.value("audit_log").and_then(|value| value.path());
+    let mut listeners = Listeners::default();
+    listeners.add(&root, "fast_path_listen", Transport::Udp);
+    listeners.add(&root, "http_listen", Transport::Tcp);
+
+    let limits = root
+        .section("limits")
+        .map_or_else(Limits::default, read_limits);
+    let clock = root
+        .section("clock")
+        .map_or_else(Clock::default, read_clock);
+    let mut names = BTreeMap::new();
+    let masters: Vec<_> = root
+        .sections("master", MASTERS_MAX)
+        .into_iter()
+        .map(|section| read_master(section, &mut names))
+        .collect();
+    if masters.is_empty() && root.value("master").is_none() {
+        root.missing::<()>(
+            "master",
+            "at least one [[master]] with name, control and service_addresses",
+        );
+    }
+    root.finish();
+
+    let host = host?;
+    Some(AgentConfig {
+        site: site.unwrap_or_else(|| host.name.clone()),
+        host,
+        fast_path_listen,
+        fast_path_advertise,
+        audit_log,
+        limits,
+        max_expected_error: clock.max_expected_error,
+        max_bound: clock.max_bound,
+        max_drift_ppm: clock.max_drift_ppm,
+        exchange_interval: clock.exchange_interval,
+        masters: masters.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+/// A site's name: it is a table's key in the master's file, an NSID and a label in metrics, so it needs no quoting.
+pub(super) fn is_site(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=63).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// What a site's name looks like, for errors.
+pub(super) const SITE: &str = "1 to 63 of A-Z, a-z, 0-9, - and _";
+
+fn read_site(value: &Value<'_>) -> Option<String> {
+    match value.as_str().filter(|site| is_site(site)) {
+        Some(site) => Some(site.to_owned()),
+        None => value.wrong(SITE),
+    }
+}
+
+/// What rates are counted in, for errors.
+const RATE: &str = "departures per second";
+
+fn read_limits(section: Section<'_>) -> Limits {
+    let default = Limits::default();
+    let rate = |value: Value<'_>| value.integer(1..=DEPARTURES_PER_S_MAX, RATE);
+    let departures_per_s = section.or("departures_per_s", default.departures_per_s, rate);
+    let value = section.value("departures_per_prefix_per_s");
+    let departures_per_prefix_per_s = match value.as_ref().and_then(|value| value.integer(1..=DEPARTURES_PER_S_MAX, RATE)) {
+        Some(found) if found > departures_per_s => {
+            let found = format!("{found}, above departures_per_s, {departures_per_s}");
+            value.and_then(|value| value.fault(found, "at most as many as in all"))
+        }
+        found => found,
+    };
+    let limits = Limits {
+        departures_per_s,
+        departures_per_prefix_per_s: departures_per_prefix_per_s
+            .unwrap_or(default.departures_per_prefix_per_s.min(departures_per_s)),
+        allow_private_destinations: section
+            .or("allow_private_destinations", default.allow_private_destinations, |value| value.boolean()),
+    };
+    section.finish();
+    limits
+}
+
+struct Clock {
+    max_expected_error: Span,
+    max_bound: Span,
+    max_drift_ppm: u32,
+    exchange_interval: Span,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock {
+            max_expected_error: Span::from_millis(3),
+            max_bound: Span::from_millis(250),
+            max_drift_ppm: 200,
+            exchange_interval: Span::from_millis(250),
+        }
+    }
+}
+
+fn read_clock(section: Section<'_>) -> Clock {
+    let default = Clock::default();
+    // Below a microsecond no host would ever be ready; above seconds a race is decided by chance.
+    let max_bound = section.or("max_bound_ms", default.max_bound, |value| value.milliseconds(0.001..=10_000.0));
+    let value = section.value("max_expected_error_ms");
+    let max_expected_error = match value.as_ref().and_then(|value| value.milliseconds(0.001..=1_000.0)) {
+        Some(found) if found > max_bound => {
+            let found = format!("{}, above max_bound_ms, {}", found.as_millis_f64(), max_bound.as_millis_f64());
+            value.and_then(|value| value.fault(found, "at most the bound: no error exceeds what is proven"))
+        }
+        found => found,
+    };
+    let clock = Clock {
+        max_expected_error: max_expected_error.unwrap_or(default.max_expected_error.min(max_bound)),
+        max_bound,
+        max_drift_ppm: section
+            .or("max_drift_ppm", default.max_drift_ppm, |value| value.integer(1..=10_000, "parts per million")),
+        // 10 ms are 100 exchanges per second and master; a minute leaves one sample in the clock's window.
+        exchange_interval: section
+            .or("exchange_interval_ms", default.exchange_interval, |value| value.milliseconds(10.0..=60_000.0)),
+    };
+    section.finish();
+    clock
+}
+
+fn read_master(section: Section<'_>, names: &mut BTreeMap<String, String>) -> Option<MasterLink> {
+    let name = section.required("name", NAME, |value| {
+        let name = read_name(&value)?;
+        match names.insert(name.clone(), value.key.clone()) {
+            Some(first) => value.fault(
+                format!("{name:?} again"),
+                format!("a name that {first} has not taken"),
+            ),
+            None => Some(name),
+        }
+    });
+    let control = section.required("control", SOCKET_ADDRESS, |value| {
+        value.exact_address("the agent dials it")
+    });
+    let expected = "the addresses that this agent may speak for";
+    let service_addresses = section.required("service_addresses", expected, |value| {
+        let addresses = value.list(MAX_SERVICES, "IP addresses with ports", |item| {
+            item.exact_address(
+                "it becomes the source of answers, and must be what the resolver asked",
+            )
+        })?;
+        match addresses.is_empty() {
+            true => value.fault("none", "at least one address with port"),
+            false => Some(addresses),
+        }
+    });
+    let signal_propagation = section
+        .section("signal_propagation_ms")
+        .and_then(read_propagation);
+    section.finish();
+    Some(MasterLink {
+        name: name?,
+        control: control?,
+        service_addresses: service_addresses?,
+        signal_propagation,
+    })
+}
+
+fn read_propagation(section: Section<'_>) -> Option<SignalPropagation> {
+    // Ten seconds: further than any path on Earth, queues included.
+    let read = |value: Value<'_>| value.milliseconds(0.0..=10_000.0);
+    let least = section.or("least", Span::ZERO, read);
+    let greatest = section.required("greatest", "milliseconds, a number from 0 to 10000", read);
+    let propagation = match greatest {
+        Some(greatest) if greatest <= least => {
+            let (least, greatest) = (least.as_millis_f64(), greatest.as_millis_f64());
+            section.wrong(
+                format!("least = {least} and greatest = {greatest}"),
+                "greatest above least",
+            )
+        }
+        greatest => greatest.map(|greatest| SignalPropagation { least, greatest }),
+    };
+    section.finish();
+    propagation
+}

@@ -1,0 +1,210 @@
+//! What master and agent have in common: names, directories, certificates, the lab's false clock.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use startgun_core::time::Span;
+
+use super::reader::{Document, Section, Value};
+use crate::control::tls::{TlsFiles, check_name};
+
+/// Longest path of a Unix socket, in bytes: `sun_path` holds 108 with its terminating zero (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Greatest offset of a false clock, in seconds: a year, far within 292 years of nanoseconds.
+const DISTORTION_OFFSET_S_MAX: f64 = 31_536_000.0;
+
+/// Greatest drift of a false clock, in ppm: a hundred times what a bad crystal does.
+const DISTORTION_DRIFT_PPM_MAX: f64 = 10_000.0;
+
+/// What a name looks like, for errors. The rule is that of certificates, which carry it.
+pub(super) const NAME: &str = "1 to 63 of a-z, 0-9 and -, starting with a letter";
+
+/// Settings that any Startgun daemon has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostConfig {
+    /// Its name; its certificate must carry it.
+    pub name: String,
+    /// Directory of what must outlive the process.
+    pub state_dir: PathBuf,
+    /// The Unix socket that `startgun status` asks.
+    pub status_socket: PathBuf,
+    /// Where metrics and health are served over HTTP, if anywhere.
+    pub http_listen: Option<SocketAddr>,
+    /// The user that the process becomes once its sockets are open.
+    pub user: Option<String>,
+    /// Certificates.
+    pub fleet: TlsFiles,
+    /// A clock that is wrong on purpose; labs only.
+    pub clock_distortion: Option<ClockDistortion>,
+}
+
+/// A false clock: local = raw + `offset` + (raw − `reference_raw_ns`) × `drift_ppb` / 10⁹.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockDistortion {
+    /// Added to the host's clock.
+    pub offset: Span,
+    /// Gained by the host's clock per second, in parts per billion.
+    pub drift_ppb: i64,
+    /// The reading of CLOCK_MONOTONIC_RAW at which the drift begins, in nanoseconds.
+    pub reference_raw_ns: i64,
+}
+
+/// Reads what both daemons have; `None` where something that has no default was missing or wrong.
+pub(super) fn read_host(root: &Section<'_>, default_socket: &str) -> Option<HostConfig> {
+    let document = root.document;
+    let name = root.required("name", NAME, |value| read_name(&value));
+    let state_dir = root.or(
+        "state_dir",
+        document.resolve("/var/lib/startgun"),
+        |value| value.path(),
+    );
+    let status_socket = root.or("status_socket", document.resolve(default_socket), |value| {
+        read_socket_path(&value)
+    });
+    let http_listen = root
+        .value("http_listen")
+        .and_then(|value| value.listen_address());
+    let user = root.value("user").and_then(|value| read_user(&value));
+    let fleet = match root.section("fleet") {
+        Some(section) => read_fleet(section),
+        None => root.missing(
+            "fleet",
+            "a table with ca, certificate and key, as `startgun fleet enroll` makes them",
+        ),
+    };
+    let clock_distortion = root.section("clock_distortion").map(read_distortion);
+    Some(HostConfig {
+        name: name?,
+        state_dir,
+        status_socket,
+        http_listen,
+        user,
+        fleet: fleet?,
+        clock_distortion,
+    })
+}
+
+/// A name that can stand in a certificate.
+pub(super) fn read_name(value: &Value<'_>) -> Option<String> {
+    match value.as_str().filter(|name| check_name(name).is_ok()) {
+        Some(name) => Some(name.to_owned()),
+        None => value.wrong(NAME),
+    }
+}
+
+/// Where a socket could not be made, bind(2) would only say "invalid argument".
+fn read_socket_path(value: &Value<'_>) -> Option<PathBuf> {
+    let path = value.path()?;
+    match path.as_os_str().len() {
+        0..=SOCKET_PATH_BYTES_MAX => Some(path),
+        bytes => value.fault(
+            format!("{bytes} bytes of path ({})", path.display()),
+            format!("at most {SOCKET_PATH_BYTES_MAX}, the limit of Unix sockets"),
+        ),
+    }
+}
+
+fn read_user(value: &Value<'_>) -> Option<String> {
+    let expected = "the name of a user of this host";
+    let user = value.text(expected)?;
+    let is_known = |user| matches!(nix::unistd::User::from_name(user), Ok(Some(_)));
+    if user.contains('\0') || (value.document.checks_host && !is_known(user)) {
+        return value.wrong(expected);
+    }
+    Some(user.to_owned())
+}
+
+fn read_fleet(section: Section<'_>) -> Option<TlsFiles> {
+    let ca = section.required("ca", "the path of the fleet's ca.crt", |value| {
+        value.existing_file()
+    });
+    let certificate =
+        section.required("certificate", "the path of this host's NAME.crt", |value| {
+            value.existing_file()
+        });
+    let key = section.required("key", "the path of this host's NAME.key", |value| {
+        value.existing_file()
+    });
+    let revoked = section
+        .value("revoked")
+        .and_then(|value| value.existing_file());
+    section.finish();
+    Some(TlsFiles {
+        ca: ca?,
+        certificate: certificate?,
+        key: key?,
+        revoked,
+    })
+}
+
+fn read_distortion(section: Section<'_>) -> ClockDistortion {
+    let offset_s = section.or("offset_s", 0.0, |value| {
+        value.number(
+            -DISTORTION_OFFSET_S_MAX..=DISTORTION_OFFSET_S_MAX,
+            "seconds",
+        )
+    });
+    let drift_ppm = section.or("drift_ppm", 0.0, |value| {
+        value.number(
+            -DISTORTION_DRIFT_PPM_MAX..=DISTORTION_DRIFT_PPM_MAX,
+            "parts per million",
+        )
+    });
+    let reference_raw_ns = section.or("reference_raw_ns", 0, |value| {
+        value.integer(0..=i64::MAX, "nanoseconds of CLOCK_MONOTONIC_RAW")
+    });
+    let document: &Document<'_> = section.document;
+    let found = "a clock that is wrong on purpose";
+    document.warn(document.error(&section.span, "clock_distortion", found, "one in labs only"));
+    section.finish();
+    ClockDistortion {
+        offset: Span::from_nanos((offset_s * 1e9).round() as i64),
+        drift_ppb: (drift_ppm * 1e3).round() as i64,
+        reference_raw_ns,
+    }
+}
+
+/// Sockets of one host, to find two that want the same address.
+#[derive(Default)]
+pub(super) struct Listeners(Vec<(SocketAddr, Transport, String)>);
+
+/// What a listener takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+    Both,
+}
+
+impl Listeners {
+    /// Adds the address of a key; notes when an earlier one has taken it.
+    pub fn add(&mut self, root: &Section<'_>, key: &'static str, transport: Transport) {
+        // Faults of the value itself have been noted where it was read.
+        let Some(value) = root.value(key) else { return };
+        if let Some(address) = value.as_str().and_then(|text| text.parse().ok()) {
+            self.claim(&value, address, transport);
+        }
+    }
+
+    /// Adds an address; notes when an earlier one has taken it.
+    pub fn claim(&mut self, value: &Value<'_>, address: SocketAddr, transport: Transport) {
+        let overlaps = |(other, theirs, _): &&(SocketAddr, Transport, String)| {
+            let same_transport =
+                *theirs == transport || *theirs == Transport::Both || transport == Transport::Both;
+            let unspecified = address.ip().is_unspecified() || other.ip().is_unspecified();
+            let same_host =
+                address.ip() == other.ip() || (unspecified && address.is_ipv4() == other.is_ipv4());
+            same_transport && same_host && address.port() == other.port()
+        };
+        match self.0.iter().find(overlaps) {
+            Some((_, _, key)) => {
+                value.fault::<()>(
+                    value.found(),
+                    format!("an address and port that {key} does not take as well"),
+                );
+            }
+            None => self.0.push((address, transport, value.key.clone())),
+        }
+    }
+}

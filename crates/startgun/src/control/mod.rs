@@ -1,0 +1,3 @@
+//! The control channel between masters and agents.
+
+pub mod tls;

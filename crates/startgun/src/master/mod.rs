@@ -1,0 +1,222 @@
+//! `startgun master`: the data plane's threads, and around them control, TCP, status and metrics.
+//!
+//! Everything that can fail, fails before the first packet is answered: configuration, certificates, sockets. Then
+//! privileges are dropped, then the threads start.
+
+mod control;
+mod shards;
+mod tcp;
+
+use crate::config::master::MasterConfig;
+use crate::control::tls::ServerTls;
+use crate::status::{Document, MasterDocument, RaceDocument};
+use crate::{config, http, startup, status};
+use control::RosterHandle;
+use shards::{ShardParts, Shards};
+use startgun_core::master::{Roster, RosterConfig, Shard, ShardConfig, SharedService};
+use startgun_core::time::{Epoch, Span};
+use startgun_core::wire::session::{CHALLENGE, SHARD_OFFSET};
+use startgun_net::host_clock::HostClock;
+use startgun_net::observer::SourceObserver;
+use startgun_net::udp::{Options, UdpSocket};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Time between two unsolicited synchronisation signals.
+const SYNC_SIGNAL_INTERVAL: Span = Span::from_secs(1);
+/// After how long a session's keys are replaced.
+const REKEY_INTERVAL: Span = Span::from_secs(3_600);
+/// How often the source observer is looked at; a challenge is repeated after 700 ms.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Runs a master until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A sentence for the operator; nothing was started then.
+pub fn run(path: &Path) -> Result<(), String> {
+    let config = config::master::load(path).map_err(|errors| config::listed(&errors))?;
+    let clock = HostClock::new(config.clock_distortion);
+    let epoch = startup::epoch()?;
+    let service = config.service();
+    let tls = ServerTls::load(&config.fleet).map_err(|error| error.to_string())?;
+    startup::check_identity(&config.name, &tls.identity().name)?;
+
+    let parts = bind_shards(&config, &clock, epoch, &service)?;
+    let listeners = Listeners::bind(&config)?;
+    let observer = SourceObserver::open(config.fast_path_listen.port(), CHALLENGE);
+    if let Err(error) = &observer {
+        tracing::warn!(%error, "source self-tests only see challenges that the kernel delivers");
+    }
+    startup::drop_privileges(config.user.as_deref())?;
+
+    let (roster_handle, events) = RosterHandle::new();
+    let challenges = roster_handle.clone();
+    let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes));
+    let (shards, threads) = started.map_err(|error| format!("starting threads: {error}"))?;
+    let roster = Roster::new(
+        RosterConfig {
+            service: Arc::clone(&service),
+            epoch,
+            service_addresses: config.services.clone(),
+            shards: config.shards,
+            fast_path: config.fast_path_listen,
+            rekey_interval: REKEY_INTERVAL,
+        },
+        startup::seed()?,
+    );
+
+    let local = tokio::task::LocalSet::new();
+    let runtime = startup::runtime()?;
+    let ended = local.block_on(&runtime, async {
+        tokio::task::spawn_local(control::run_roster(roster, events, clock.clone(), shards.clone()));
+        if let Ok(observer) = observer {
+            tokio::task::spawn_local(observe(observer, roster_handle.clone()));
+        }
+        let describe = Describe { config: Arc::new(config), epoch, started: Instant::now(), roster: roster_handle, shards: shards.clone(), service };
+        listeners.serve(tls, &describe).await?;
+        tracing::info!(master = describe.config.name, "ready");
+        startup::termination().await
+    });
+    shards::stop(&shards, threads);
+    ended
+}
+
+/// Binds every shard's sockets, shard by shard: the kernel numbers the members of a `SO_REUSEPORT` group in the order
+/// in which they were bound, and the steering programs count on that.
+fn bind_shards(
+    config: &MasterConfig,
+    clock: &HostClock,
+    epoch: Epoch,
+    service: &SharedService,
+) -> Result<Vec<ShardParts>, String> {
+    let now = clock.now();
+    let mut parts = Vec::new();
+    for index in 0..config.shards {
+        let options = Options { reuse_port: true, receive_timestamps: true, ..Options::default() };
+        let bind = |key: &str, address: SocketAddr, options: Options| {
+            UdpSocket::bind(address, options).map_err(|error| format!("{key} {address}: {error}"))
+        };
+        let services: Result<Vec<UdpSocket>, String> =
+            config.services.iter().map(|address| bind("service address", *address, options.clone())).collect();
+        let fast_options = Options { transmit_timestamps: true, ..options };
+        let fast = bind("fast_path_listen", config.fast_path_listen, fast_options)?;
+        let shard = Shard::new(
+            ShardConfig {
+                shard: index,
+                epoch,
+                service: Arc::clone(service),
+                service_addresses: config.services.clone(),
+                stamp: config.stamp,
+                queue_capacity: config.queue_capacity,
+                validated_for: config.validated_for,
+                fallback_after: config.fallback_after,
+                max_total_delay: config.max_total_delay,
+                races_per_source_per_s: config.races_per_source_per_s,
+                sync_signal_interval: SYNC_SIGNAL_INTERVAL,
+            },
+            now,
+        );
+        parts.push(ShardParts { shard, services: services?, fast });
+    }
+    if let Some(first) = parts.first() {
+        let shards = usize::from(config.shards);
+        let fault = |error: std::io::Error| format!("steering packets to {shards} shards: {error}");
+        first.services.iter().try_for_each(|socket| socket.steer_by_source(shards)).map_err(fault)?;
+        first.fast.steer_by_byte(SHARD_OFFSET, shards).map_err(fault)?;
+    }
+    Ok(parts)
+}
+
+/// Hands what the observer sees to the roster.
+async fn observe(mut observer: SourceObserver, roster: RosterHandle) {
+    let mut buffer = [0; 2_048];
+    let mut interval = tokio::time::interval(OBSERVE_INTERVAL);
+    loop {
+        interval.tick().await;
+        // At most 1,024 challenges at a time; the rest waits in the socket.
+        for _ in 0..1_024 {
+            match observer.receive(&mut buffer) {
+                Ok(Some(observed)) => roster.challenge(observed.source, &buffer[observed.payload]),
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Everything that listens for streams.
+struct Listeners {
+    control: std::net::TcpListener,
+    dns: Vec<std::net::TcpListener>,
+    http: Option<std::net::TcpListener>,
+    status: std::os::unix::net::UnixListener,
+}
+
+impl Listeners {
+    fn bind(config: &MasterConfig) -> Result<Self, String> {
+        Ok(Listeners {
+            control: startup::listen("control_listen", config.control_listen)?,
+            dns: config.services.iter().map(|address| startup::listen("service address (TCP)", *address)).collect::<Result<_, _>>()?,
+            http: config.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?,
+            status: startup::status_socket(&config.status_socket)?,
+        })
+    }
+
+    async fn serve(self, tls: ServerTls, describe: &Describe) -> Result<(), String> {
+        let fault = |error: std::io::Error| format!("listening: {error}");
+        let control = tokio::net::TcpListener::from_std(self.control).map_err(fault)?;
+        tokio::task::spawn_local(control::serve(control, tls, describe.roster.clone()));
+        for listener in self.dns {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
+            tokio::task::spawn_local(tcp::serve(listener, Arc::clone(&describe.service), describe.shards.clone()));
+        }
+        let status = tokio::net::UnixListener::from_std(self.status).map_err(fault)?;
+        let source = describe.clone();
+        tokio::task::spawn_local(async move { status::serve(status, async || source.document().await).await });
+        if let Some(listener) = self.http {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
+            let describe = describe.clone();
+            let source: http::Source = Arc::new(move || {
+                let describe = describe.clone();
+                Box::pin(async move { Some(describe.document().await) })
+            });
+            tokio::spawn(http::serve(listener, source));
+        }
+        Ok(())
+    }
+}
+
+/// What `status` and metrics are made from.
+#[derive(Clone)]
+struct Describe {
+    config: Arc<MasterConfig>,
+    epoch: Epoch,
+    started: Instant,
+    roster: RosterHandle,
+    shards: Shards,
+    service: SharedService,
+}
+
+impl Describe {
+    async fn document(&self) -> Document {
+        let snapshot = self.shards.snapshot();
+        let delays = snapshot.predetermined_delays.iter().copied().chain(std::iter::repeat(None));
+        let races = self.service.races.iter().zip(delays).map(|(race, delay)| RaceDocument {
+            name: race.name.to_string(),
+            predetermined_delay_ms: delay.map(Span::as_millis_f64),
+        });
+        Document::Master(MasterDocument {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            epoch: self.epoch,
+            uptime_s: self.started.elapsed().as_secs(),
+            shards: self.config.shards,
+            services: self.config.services.clone(),
+            agents: self.roster.status().await,
+            races: races.collect(),
+            open_races: snapshot.open_races,
+            counters: snapshot.counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        })
+    }
+}

@@ -1,0 +1,284 @@
+//! The data plane's threads: one per shard, plain, pinned to nothing but their own sockets.
+//!
+//! Each iteration takes what the sockets have (a batch each), lets the core's [`Shard`] decide, sends what it wants
+//! sent, and sleeps until a packet, a message or a timer. Nothing is shared with the other threads but the configuration;
+//! a figure for `status` is copied out twice a second.
+
+use startgun_core::dns::MAX_ANSWER;
+use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, Slot};
+use startgun_core::time::{LocalTime, Span};
+use startgun_core::wire::SessionId;
+use startgun_core::wire::session::CHALLENGE;
+use startgun_net::host_clock::HostClock;
+use startgun_net::poll::{Waker, wait};
+use startgun_net::udp::{ReceiveBatch, UdpSocket, shard_of_source};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Messages that may wait for a shard: every agent's view twice over, and a burst of validated sources.
+const INPUTS: usize = 4_096;
+/// Packets taken from one socket at a time.
+const BATCH: usize = 64;
+/// How often the figures for `status` are copied out.
+const SNAPSHOT_INTERVAL: Span = Span::from_millis(500);
+/// Replies to exchanges whose transmit timestamp is awaited: more than 1,024 agents ask within 100 ms.
+const MAX_AWAITED_STAMPS: usize = 4_096;
+
+/// What a shard is told.
+pub(super) enum ShardInput {
+    /// The roster's newest word on an agent.
+    Agent(Box<AgentView>),
+    /// An agent is gone.
+    AgentGone(Slot),
+    /// A source completed a query over TCP.
+    Validated(IpAddr),
+    /// End.
+    Stop,
+}
+
+/// What a shard shows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) counters: Counters,
+    pub(super) open_races: usize,
+    pub(super) predetermined_delays: Vec<Option<Span>>,
+}
+
+struct Mailbox {
+    sender: SyncSender<ShardInput>,
+    waker: Waker,
+    snapshot: Arc<Mutex<Snapshot>>,
+}
+
+/// All shards, for the threads that talk to them.
+#[derive(Clone)]
+pub(super) struct Shards(Arc<Vec<Mailbox>>);
+
+impl Shards {
+    /// Tells every shard. Blocks while a shard's mailbox is full: only the control plane waits, never a packet.
+    pub(super) fn tell_all(&self, input: impl Fn() -> ShardInput) {
+        for mailbox in self.0.iter() {
+            mailbox.tell(input());
+        }
+    }
+
+    /// Tells the shard that the queries of `source` are steered to. A full mailbox loses it; the client asks again.
+    pub(super) fn tell_owner(&self, source: IpAddr, input: ShardInput) {
+        if let Some(mailbox) = self.0.get(shard_of_source(source, self.0.len())) {
+            let _ = mailbox.sender.try_send(input);
+            mailbox.waker.wake();
+        }
+    }
+
+    /// What all shards together show.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for mailbox in self.0.iter() {
+            let snapshot = mailbox.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for (name, count) in snapshot.counters {
+                *sum.counters.entry(name).or_default() += count;
+            }
+            sum.open_races += snapshot.open_races;
+            if sum.predetermined_delays.is_empty() {
+                sum.predetermined_delays = snapshot.predetermined_delays;
+            }
+        }
+        sum
+    }
+}
+
+impl Mailbox {
+    fn tell(&self, input: ShardInput) {
+        let _ = self.sender.send(input);
+        self.waker.wake();
+    }
+}
+
+/// One shard with its sockets, before its thread runs.
+pub(super) struct ShardParts {
+    /// The machine.
+    pub(super) shard: Shard,
+    /// One socket per service address, in the order of the configuration.
+    pub(super) services: Vec<UdpSocket>,
+    /// Its share of the fast path.
+    pub(super) fast: UdpSocket,
+}
+
+/// Starts a thread for each shard. `challenge` gets packets on the fast path that look like a self-test's challenge.
+///
+/// # Errors
+/// Where the kernel gives no thread or descriptor.
+pub(super) fn spawn(
+    parts: Vec<ShardParts>,
+    clock: &HostClock,
+    challenge: impl Fn(std::net::SocketAddr, &[u8]) + Clone + Send + 'static,
+) -> io::Result<(Shards, Vec<JoinHandle<()>>)> {
+    let mut mailboxes = Vec::new();
+    let mut threads = Vec::new();
+    for (index, parts) in parts.into_iter().enumerate() {
+        let (sender, inputs) = sync_channel(INPUTS);
+        let waker = Waker::new()?;
+        let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+        let thread = ShardThread {
+            parts,
+            inputs,
+            clock: clock.clone(),
+            waker: waker.clone(),
+            snapshot: Arc::clone(&snapshot),
+            snapshot_at: clock.now(),
+            awaited_stamps: BTreeMap::new(),
+        };
+        mailboxes.push(Mailbox { sender, waker, snapshot });
+        let challenge = challenge.clone();
+        let builder = std::thread::Builder::new().name(format!("shard-{index}"));
+        threads.push(builder.spawn(move || thread.run(&challenge))?);
+    }
+    Ok((Shards(Arc::new(mailboxes)), threads))
+}
+
+struct ShardThread {
+    parts: ShardParts,
+    inputs: Receiver<ShardInput>,
+    clock: HostClock,
+    waker: Waker,
+    snapshot: Arc<Mutex<Snapshot>>,
+    snapshot_at: LocalTime,
+    /// By the socket's own number of the datagram.
+    awaited_stamps: BTreeMap<u32, (SessionId, u32)>,
+}
+
+impl ShardThread {
+    fn run(mut self, challenge: &impl Fn(std::net::SocketAddr, &[u8])) {
+        let mut batch = ReceiveBatch::new(BATCH);
+        loop {
+            self.waker.clear();
+            if self.take_inputs() {
+                return;
+            }
+            let more = self.take_packets(&mut batch, challenge);
+            while self.parts.shard.handle_next(self.clock.now()) {
+                self.perform_outputs();
+            }
+            self.parts.shard.handle_timeout(self.clock.now());
+            self.perform_outputs();
+            self.take_stamps();
+            self.copy_snapshot();
+            if !more {
+                self.sleep();
+            }
+        }
+    }
+
+    /// `true` when it is time to stop.
+    fn take_inputs(&mut self) -> bool {
+        loop {
+            match self.inputs.try_recv() {
+                Ok(ShardInput::Agent(view)) => self.parts.shard.handle_agent(*view),
+                Ok(ShardInput::AgentGone(slot)) => self.parts.shard.handle_agent_gone(slot),
+                Ok(ShardInput::Validated(source)) => self.parts.shard.handle_validated(self.clock.now(), source),
+                Ok(ShardInput::Stop) | Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => return false,
+            }
+        }
+    }
+
+    /// One batch from every socket; `true` when one of them may have more.
+    fn take_packets(&mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(std::net::SocketAddr, &[u8])) -> bool {
+        let mut more = false;
+        for (service, socket) in self.parts.services.iter().enumerate() {
+            let received = socket.receive(batch, &self.clock).unwrap_or(0);
+            more |= received == BATCH;
+            for packet in batch.iter().filter(|packet| !packet.truncated) {
+                self.parts.shard.handle_arrival(Arrival {
+                    service: service as u16,
+                    source: packet.source,
+                    received_at: packet.received_at,
+                    bytes: packet.bytes.to_vec(),
+                });
+            }
+        }
+        let received = self.parts.fast.receive(batch, &self.clock).unwrap_or(0);
+        more |= received == BATCH;
+        for packet in batch.iter().filter(|packet| !packet.truncated) {
+            if packet.bytes.first() == Some(&CHALLENGE) {
+                challenge(packet.source, packet.bytes);
+            } else {
+                self.parts.shard.handle_fast(self.clock.now(), packet.received_at, packet.source, packet.bytes);
+                // The reply to an exchange carries the time of its handling: it must not wait for the batch's end.
+                perform_outputs(&mut self.parts, &mut self.awaited_stamps);
+            }
+        }
+        more
+    }
+
+    fn perform_outputs(&mut self) {
+        perform_outputs(&mut self.parts, &mut self.awaited_stamps);
+    }
+
+    /// Hands the kernel's transmit timestamps of replies to exchanges back to the machine.
+    fn take_stamps(&mut self) {
+        let (awaited, shard) = (&mut self.awaited_stamps, &mut self.parts.shard);
+        let _ = self.parts.fast.drain_transmit_timestamps(&self.clock, &mut |number, at| {
+            if let Some((session, exchange)) = awaited.remove(&number) {
+                shard.handle_transmit_stamp(session, exchange, at);
+            }
+        });
+        while awaited.len() > MAX_AWAITED_STAMPS {
+            awaited.pop_first();
+        }
+    }
+
+    fn copy_snapshot(&mut self) {
+        let now = self.clock.now();
+        if now < self.snapshot_at {
+            return;
+        }
+        self.snapshot_at = now + SNAPSHOT_INTERVAL;
+        let shard = &self.parts.shard;
+        let fresh = Snapshot {
+            counters: shard.counters().clone(),
+            open_races: shard.open_races(),
+            predetermined_delays: shard.predetermined_delays(),
+        };
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    fn sleep(&self) {
+        let timer = self.parts.shard.poll_timeout().map_or(LocalTime::MAX, |(at, _)| at);
+        let deadline = self.clock.monotonic_deadline(timer.min(self.snapshot_at));
+        let mut descriptors = vec![self.waker.as_fd(), self.parts.fast.as_fd()];
+        descriptors.extend(self.parts.services.iter().map(AsFd::as_fd));
+        // A failed wait is an iteration that finds nothing.
+        let _ = wait(&descriptors, Some(deadline));
+    }
+}
+
+fn perform_outputs(parts: &mut ShardParts, awaited_stamps: &mut BTreeMap<u32, (SessionId, u32)>) {
+    while let Some(output) = parts.shard.poll_output() {
+        match output {
+            Output::Reply { service, to, bytes } => {
+                debug_assert!(bytes.len() <= MAX_ANSWER);
+                let _ = parts.services[usize::from(service)].send_to(&bytes, to);
+            }
+            Output::Fast { to, bytes, exchange } => {
+                let sent = parts.fast.send_to(&bytes, to);
+                if let (Ok(Some(number)), Some(exchange)) = (sent, exchange) {
+                    awaited_stamps.insert(number, exchange);
+                }
+            }
+        }
+    }
+}
+
+/// Ends every shard's thread and waits for it.
+pub(super) fn stop(shards: &Shards, threads: Vec<JoinHandle<()>>) {
+    shards.tell_all(|| ShardInput::Stop);
+    for thread in threads {
+        let _ = thread.join();
+    }
+}

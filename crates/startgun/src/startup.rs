@@ -1,0 +1,122 @@
+//! What master and agent do alike before and after their work.
+
+use crate::status;
+use startgun_core::time::Epoch;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+/// Files in a directory of state are the owner's alone.
+pub const STATE_MODE: u32 = 0o700;
+
+/// The epoch of this host's raw clock, from its boot id.
+///
+/// # Errors
+/// Where the kernel does not tell it.
+pub fn epoch() -> Result<Epoch, String> {
+    let id = startgun_net::host_clock::boot_id().map_err(|error| format!("reading the boot id: {error}"))?;
+    let (high, low) = id.split_at(8);
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_be_bytes);
+    Ok(Epoch(word(high) ^ word(low)))
+}
+
+/// A secret seed.
+///
+/// # Errors
+/// Where the kernel gives no randomness.
+pub fn seed() -> Result<[u8; 32], String> {
+    let mut seed = [0; 32];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed).map_err(|_| "the kernel gives no randomness")?;
+    Ok(seed)
+}
+
+/// The name in the configuration must be the certificate's.
+///
+/// # Errors
+/// When it is not.
+pub fn check_identity(configured: &str, certified: &str) -> Result<(), String> {
+    match configured == certified {
+        true => Ok(()),
+        false => Err(format!("name is \"{configured}\", but the certificate is for \"{certified}\"")),
+    }
+}
+
+/// A listening TCP socket, made while privileges are still there.
+///
+/// # Errors
+/// As for binding, with the configuration's key.
+pub fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    let fault = |error: std::io::Error| format!("{key} {address}: {error}");
+    let listener = TcpListener::bind(address).map_err(fault)?;
+    listener.set_nonblocking(true).map_err(fault)?;
+    Ok(listener)
+}
+
+/// The status socket.
+///
+/// # Errors
+/// As for binding.
+pub fn status_socket(path: &Path) -> Result<UnixListener, String> {
+    let fault = |error: std::io::Error| format!("status_socket {}: {error}", path.display());
+    let listener = status::bind(path).map_err(fault)?;
+    listener.set_nonblocking(true).map_err(fault)?;
+    Ok(listener)
+}
+
+/// Makes a directory that only its owner can read, where it is missing.
+///
+/// # Errors
+/// As for making a directory, with its path.
+pub fn private_directory(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(STATE_MODE).create(path);
+    made.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Replaces a file: whole and on disk, or as it was.
+///
+/// # Errors
+/// As for writing and renaming.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let staged = path.with_extension("new");
+    let mut file = std::fs::File::create(&staged)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&staged, path)
+}
+
+/// Becomes `user` for good, where one is configured.
+///
+/// # Errors
+/// When that fails: the process must not go on with more than it should have.
+pub fn drop_privileges(user: Option<&str>) -> Result<(), String> {
+    match user {
+        None => Ok(()),
+        Some(user) => startgun_net::privileges::drop_to(user).map_err(|error| format!("becoming user {user}: {error}")),
+    }
+}
+
+/// The control plane's runtime, on this thread.
+///
+/// # Errors
+/// Where the kernel gives no descriptors.
+pub fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| format!("starting: {error}"))
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// Where signals cannot be caught.
+pub async fn termination() -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let fault = |error: std::io::Error| format!("catching signals: {error}");
+    let mut term = signal(SignalKind::terminate()).map_err(fault)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    Ok(())
+}
