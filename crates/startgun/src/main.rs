@@ -1,18 +1,23 @@
-//! The one binary.
+//! Startgun: a synchronised DNS race. One binary for masters, agents and those who run them.
 
-// Until the master and the agent use them.
-#[allow(dead_code, unused_imports)]
+mod agent;
 mod config;
-#[allow(dead_code, unused_imports)]
 mod control;
 mod fleet;
-
-use std::process::ExitCode;
+mod http;
+mod master;
+mod race;
+mod startup;
+mod status;
 
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
+/// A synchronised DNS race: every user reaches the site with the lowest real network latency
 #[derive(Debug, Parser)]
-#[command(name = "startgun", version, about)]
+#[command(name = "startgun", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -20,13 +25,42 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a master: answer DNS, order races
+    Master(ConfigFile),
+    /// Run an agent: take part in races for one site
+    Agent(ConfigFile),
+    /// Check a configuration file without starting anything
+    Check(ConfigFile),
+    Status(status::StatusArgs),
+    Race(race::RaceArgs),
     /// Make, show, renew and revoke the certificates of masters and agents
     Fleet(fleet::FleetArgs),
 }
 
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Fleet(args) => fleet::run(args),
+        Command::Master(file) => {
+            log(file.log_json);
+            master::run(&file.config)
+        }
+        Command::Agent(file) => {
+            log(file.log_json);
+            agent::run(&file.config)
+        }
+        Command::Check(file) => check(&file.config),
+        Command::Status(args) => status::run(&args),
+        Command::Race(args) => race::run(&args),
+        Command::Fleet(args) => fleet::run(args).map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -34,5 +68,24 @@ fn main() -> ExitCode {
             eprintln!("startgun: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Logs to standard error; `RUST_LOG` chooses what, information and above unless set.
+fn log(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { builder.json().init() } else { builder.init() }
+}
+
+fn check(path: &std::path::Path) -> Result<(), String> {
+    let listed = |errors: &[config::ConfigError]| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    match config::check(path) {
+        Ok(summary) => {
+            summary.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            print!("{}", summary.text);
+            Ok(())
+        }
+        Err(errors) => Err(listed(&errors)),
     }
 }

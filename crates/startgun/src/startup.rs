@@ -1,13 +1,38 @@
 //! What master and agent do alike before and after their work.
 
+use crate::config::{ConfigError, HostConfig, Loaded};
 use crate::status;
 use startgun_core::time::Epoch;
+use startgun_net::host_clock::{Distortion, HostClock};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 /// Files in a directory of state are the owner's alone.
 pub const STATE_MODE: u32 = 0o700;
+
+/// A configuration without faults; its warnings are logged.
+///
+/// # Errors
+/// Every fault, a line each.
+pub fn loaded<T>(result: Result<Loaded<T>, Vec<ConfigError>>) -> Result<T, String> {
+    match result {
+        Ok(loaded) => {
+            loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            Ok(loaded.config)
+        }
+        Err(faults) => Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// The host's clock, or the false one that a lab configured.
+pub fn clock(host: &HostConfig) -> HostClock {
+    HostClock::new(host.clock_distortion.map(|distortion| Distortion {
+        offset: distortion.offset,
+        drift_ppb: distortion.drift_ppb,
+        reference_raw_ns: distortion.reference_raw_ns,
+    }))
+}
 
 /// The epoch of this host's raw clock, from its boot id.
 ///
@@ -58,9 +83,7 @@ pub fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
 /// As for binding.
 pub fn status_socket(path: &Path) -> Result<UnixListener, String> {
     let fault = |error: std::io::Error| format!("status_socket {}: {error}", path.display());
-    let listener = status::bind(path).map_err(fault)?;
-    listener.set_nonblocking(true).map_err(fault)?;
-    Ok(listener)
+    status::bind(path).map_err(fault)
 }
 
 /// Makes a directory that only its owner can read, where it is missing.

@@ -111,14 +111,15 @@ pub struct AgentMasterDocument {
 ///
 /// # Errors
 /// As for binding a Unix socket. A socket that no process listens on any more is replaced.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     if UnixStream::connect(path).is_err() && path.exists() {
         std::fs::remove_file(path)?;
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }

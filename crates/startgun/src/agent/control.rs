@@ -2,7 +2,7 @@
 
 use super::fast::{FastHandle, FastInput};
 use crate::control::channel::Channel;
-use crate::control::tls::{ClientTls, LOG_GATE_WINDOW, LogGate, fast_path_secret, unchecked_server_name};
+use crate::control::tls::{ClientTls, LogGate, fast_path_secret, unchecked_server_name};
 use startgun_core::control::{ToAgent, ToMaster};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ pub(super) struct Link {
 impl Link {
     /// Keeps the connection up until the process ends.
     pub(super) async fn run(self, mut tls: ClientTls, mut documents: mpsc::Receiver<ToMaster>) {
-        let mut gate = LogGate::new(LOG_GATE_WINDOW);
+        let mut gate = LogGate::default();
         let mut pause = LEAST_PAUSE;
         loop {
             if let Err(error) = tls.reload_if_changed() {

@@ -11,16 +11,16 @@ mod audit;
 mod control;
 mod fast;
 
-use crate::config::agent::AgentConfig;
+use crate::config::AgentConfig;
 use crate::control::tls::ClientTls;
 use crate::status::{AgentDocument, AgentMasterDocument, Document};
 use crate::{config, http, startup, status};
 use fast::{FastHandle, FastParts};
-use startgun_core::agent::Agent;
+use startgun_core::agent::{Agent, MasterConfig};
+use startgun_core::clock::ClockConfig;
 use startgun_core::playbook::{Playbook, PreparedPlaybook};
 use startgun_core::time::Span;
 use startgun_net::departure::{self, DepartureThread};
-use startgun_net::host_clock::HostClock;
 use startgun_net::poll::Waker;
 use startgun_net::udp::{Options, UdpSocket};
 use std::net::SocketAddr;
@@ -35,17 +35,20 @@ const DEPARTURES: usize = startgun_core::agent::MAX_PENDING;
 /// Real-time priority of the departure thread, where it is permitted.
 const DEPARTURE_PRIORITY: i32 = 20;
 
+/// How far ahead T may lie: three times the default cap of the predetermined delay.
+const HORIZON: Span = Span::from_secs(1);
+
 /// Runs an agent until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// A sentence for the operator; nothing was started then.
 pub fn run(path: &Path) -> Result<(), String> {
-    let config = config::agent::load(path).map_err(|errors| config::listed(&errors))?;
-    let clock = HostClock::new(config.clock_distortion);
+    let config = startup::loaded(config::load_agent(path))?;
+    let clock = startup::clock(&config.host);
     let mut tls = Vec::new();
     for master in &config.masters {
-        let endpoint = ClientTls::load(&config.fleet, &master.name).map_err(|error| error.to_string())?;
-        startup::check_identity(&config.name, &endpoint.identity().name)?;
+        let endpoint = ClientTls::load(&config.host.fleet, &master.name).map_err(|error| error.to_string())?;
+        startup::check_identity(&config.host.name, &endpoint.identity().name)?;
         tls.push(endpoint);
     }
     let (services, sockets) = bind_services(&config)?;
@@ -53,9 +56,9 @@ pub fn run(path: &Path) -> Result<(), String> {
         Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
     let socket = UdpSocket::bind(config.fast_path_listen, fast_options)
         .map_err(|error| format!("fast_path_listen {}: {error}", config.fast_path_listen))?;
-    let http_listener = config.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?;
-    let status_listener = startup::status_socket(&config.status_socket)?;
-    startup::private_directory(&config.state_dir)?;
+    let http_listener = config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?;
+    let status_listener = startup::status_socket(&config.host.status_socket)?;
+    startup::private_directory(&config.host.state_dir)?;
     let audit = config.audit_log.as_deref().map(|path| audit::start(path, master_names(&config))).transpose()?;
 
     let thread_fault = |error: std::io::Error| format!("starting threads: {error}");
@@ -68,11 +71,11 @@ pub fn run(path: &Path) -> Result<(), String> {
     };
     let departures = DepartureThread::spawn(clock.clone(), sockets, options, waker.clone()).map_err(thread_fault)?;
     let scheduling = departures.scheduling().to_owned();
-    startup::drop_privileges(config.user.as_deref())?;
+    startup::drop_privileges(config.host.user.as_deref())?;
 
-    let mut agent = Agent::new(config.core(), clock.now());
+    let mut agent = Agent::new(core_config(&config), clock.now());
     for (index, master) in config.masters.iter().enumerate() {
-        if let Some(playbook) = read_playbook(&playbook_path(&config.state_dir, &master.name)) {
+        if let Some(playbook) = read_playbook(&playbook_path(&config.host.state_dir, &master.name)) {
             agent.restore_playbook(index, playbook);
         }
     }
@@ -89,19 +92,42 @@ pub fn run(path: &Path) -> Result<(), String> {
                 index,
                 master: master.name.clone(),
                 address: master.control,
-                playbook: playbook_path(&config.state_dir, &master.name),
+                playbook: playbook_path(&config.host.state_dir, &master.name),
                 fast: fast.clone(),
             };
             tokio::task::spawn_local(link.run(endpoint, documents));
         }
         let describe = Describe { config: Arc::new(config), started: Instant::now(), scheduling, fast: fast.clone() };
         serve(&describe, status_listener, http_listener)?;
-        tracing::info!(agent = describe.config.name, "started");
+        tracing::info!(agent = describe.config.host.name, "started");
         startup::termination().await
     });
     fast.stop();
     let _ = thread.join();
     ended
+}
+
+/// The configuration as the core takes it.
+fn core_config(config: &AgentConfig) -> startgun_core::agent::AgentConfig {
+    let master = |master: &crate::config::MasterLink| MasterConfig {
+        name: master.name.clone(),
+        services: master.service_addresses.clone(),
+        clock: ClockConfig {
+            max_drift_ppm: config.max_drift_ppm,
+            least_propagation_from_master: master.signal_propagation.map_or(Span::ZERO, |known| known.least),
+            greatest_signal_propagation: master.signal_propagation.map(|known| known.greatest),
+            ..ClockConfig::default()
+        },
+    };
+    startgun_core::agent::AgentConfig {
+        site: config.site.clone(),
+        masters: config.masters.iter().map(master).collect(),
+        max_expected_error: config.max_expected_error,
+        max_bound: config.max_bound,
+        exchange_interval: config.exchange_interval,
+        horizon: HORIZON,
+        limits: config.limits,
+    }
 }
 
 fn master_names(config: &AgentConfig) -> Vec<String> {
@@ -171,7 +197,7 @@ impl Describe {
             AgentMasterDocument { name: master.name.clone(), connected, report }
         });
         Document::Agent(AgentDocument {
-            name: self.config.name.clone(),
+            name: self.config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             site: self.config.site.clone(),
             uptime_s: self.started.elapsed().as_secs(),

@@ -1,3 +1,4 @@
 //! The control channel between masters and agents.
 
+pub mod channel;
 pub mod tls;

@@ -5,7 +5,7 @@
 
 use super::shards::{ShardInput, Shards};
 use crate::control::channel::Channel;
-use crate::control::tls::{LOG_GATE_WINDOW, LogGate, Role, ServerTls, fast_path_secret, peer_identity};
+use crate::control::tls::{LogGate, Role, ServerTls, fast_path_secret, peer_identity};
 use startgun_core::control::{ToAgent, ToMaster};
 use startgun_core::master::{AgentStatus, Roster, RosterOutput, Slot};
 use startgun_core::wire::SessionId;
@@ -148,7 +148,7 @@ struct Server {
 
 /// Accepts agents until the process ends. Runs on the thread that it is called on.
 pub(super) async fn serve(listener: TcpListener, tls: ServerTls, roster: RosterHandle) {
-    let refusals = RefCell::new(LogGate::new(LOG_GATE_WINDOW));
+    let refusals = RefCell::new(LogGate::default());
     let server = Rc::new(Server { tls: RefCell::new(tls), roster, refusals });
     let handshakes = Arc::new(tokio::sync::Semaphore::new(MAX_HANDSHAKES));
     let mut reload = tokio::time::interval(RELOAD_INTERVAL);

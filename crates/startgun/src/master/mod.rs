@@ -7,7 +7,7 @@ mod control;
 mod shards;
 mod tcp;
 
-use crate::config::master::MasterConfig;
+use crate::config::MasterConfig;
 use crate::control::tls::ServerTls;
 use crate::status::{Document, MasterDocument, RaceDocument};
 use crate::{config, http, startup, status};
@@ -36,12 +36,12 @@ const OBSERVE_INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 /// A sentence for the operator; nothing was started then.
 pub fn run(path: &Path) -> Result<(), String> {
-    let config = config::master::load(path).map_err(|errors| config::listed(&errors))?;
-    let clock = HostClock::new(config.clock_distortion);
+    let config = startup::loaded(config::load_master(path))?;
+    let clock = startup::clock(&config.host);
     let epoch = startup::epoch()?;
-    let service = config.service();
-    let tls = ServerTls::load(&config.fleet).map_err(|error| error.to_string())?;
-    startup::check_identity(&config.name, &tls.identity().name)?;
+    let service: SharedService = Arc::new(config.service.clone());
+    let tls = ServerTls::load(&config.host.fleet).map_err(|error| error.to_string())?;
+    startup::check_identity(&config.host.name, &tls.identity().name)?;
 
     let parts = bind_shards(&config, &clock, epoch, &service)?;
     let listeners = Listeners::bind(&config)?;
@@ -49,7 +49,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     if let Err(error) = &observer {
         tracing::warn!(%error, "source self-tests only see challenges that the kernel delivers");
     }
-    startup::drop_privileges(config.user.as_deref())?;
+    startup::drop_privileges(config.host.user.as_deref())?;
 
     let (roster_handle, events) = RosterHandle::new();
     let challenges = roster_handle.clone();
@@ -59,7 +59,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         RosterConfig {
             service: Arc::clone(&service),
             epoch,
-            service_addresses: config.services.clone(),
+            service_addresses: config.service_addresses.clone(),
             shards: config.shards,
             fast_path: config.fast_path_listen,
             rekey_interval: REKEY_INTERVAL,
@@ -76,7 +76,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         }
         let describe = Describe { config: Arc::new(config), epoch, started: Instant::now(), roster: roster_handle, shards: shards.clone(), service };
         listeners.serve(tls, &describe).await?;
-        tracing::info!(master = describe.config.name, "ready");
+        tracing::info!(master = describe.config.host.name, "ready");
         startup::termination().await
     });
     shards::stop(&shards, threads);
@@ -99,7 +99,7 @@ fn bind_shards(
             UdpSocket::bind(address, options).map_err(|error| format!("{key} {address}: {error}"))
         };
         let services: Result<Vec<UdpSocket>, String> =
-            config.services.iter().map(|address| bind("service address", *address, options.clone())).collect();
+            config.service_addresses.iter().map(|address| bind("service address", *address, options.clone())).collect();
         let fast_options = Options { transmit_timestamps: true, ..options };
         let fast = bind("fast_path_listen", config.fast_path_listen, fast_options)?;
         let shard = Shard::new(
@@ -107,7 +107,7 @@ fn bind_shards(
                 shard: index,
                 epoch,
                 service: Arc::clone(service),
-                service_addresses: config.services.clone(),
+                service_addresses: config.service_addresses.clone(),
                 stamp: config.stamp,
                 queue_capacity: config.queue_capacity,
                 validated_for: config.validated_for,
@@ -157,9 +157,9 @@ impl Listeners {
     fn bind(config: &MasterConfig) -> Result<Self, String> {
         Ok(Listeners {
             control: startup::listen("control_listen", config.control_listen)?,
-            dns: config.services.iter().map(|address| startup::listen("service address (TCP)", *address)).collect::<Result<_, _>>()?,
-            http: config.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?,
-            status: startup::status_socket(&config.status_socket)?,
+            dns: config.service_addresses.iter().map(|address| startup::listen("service address (TCP)", *address)).collect::<Result<_, _>>()?,
+            http: config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?,
+            status: startup::status_socket(&config.host.status_socket)?,
         })
     }
 
@@ -207,12 +207,12 @@ impl Describe {
             predetermined_delay_ms: delay.map(Span::as_millis_f64),
         });
         Document::Master(MasterDocument {
-            name: self.config.name.clone(),
+            name: self.config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             epoch: self.epoch,
             uptime_s: self.started.elapsed().as_secs(),
             shards: self.config.shards,
-            services: self.config.services.clone(),
+            services: self.config.service_addresses.clone(),
             agents: self.roster.status().await,
             races: races.collect(),
             open_races: snapshot.open_races,

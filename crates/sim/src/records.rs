@@ -1,0 +1,119 @@
+//! What the world remembers for a test's judgement, with the truth beside it.
+
+use domain::base::Message;
+use domain::rdata::{A, Aaaa};
+use startgun_core::agent::DepartureOutcome;
+use startgun_core::time::{LocalTime, RaceTime, Span};
+use std::net::IpAddr;
+
+use crate::clock::SimTime;
+use crate::options::Host;
+
+/// Most entries of any one record: 2^20 × about 200 bytes.
+pub(crate) const MAX_RECORDS: usize = 1 << 20;
+
+/// One query and what became of it.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// Who asked.
+    pub client: usize,
+    /// Whom.
+    pub master: usize,
+    /// The query's DNS id.
+    pub id: u16,
+    /// The port that it was sent from.
+    pub port: u16,
+    /// Length of the query, in bytes.
+    pub query_bytes: usize,
+    /// The name asked for.
+    pub name: String,
+    /// When it left the client.
+    pub sent: SimTime,
+    /// When it first reached the master, by the master's clock.
+    pub reached: Option<LocalTime>,
+    /// Every answer, in the order in which they reached the client.
+    pub arrivals: Vec<Arrival>,
+}
+
+impl Finish {
+    /// Who sent the answer that the client keeps: the first.
+    pub fn winner(&self) -> Option<Host> {
+        self.arrivals.first().map(|arrival| arrival.by)
+    }
+}
+
+/// An answer as it reached the client.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The host that truly sent it, whatever its source address says.
+    pub by: Host,
+    /// When it arrived.
+    pub at: SimTime,
+    /// Its length in bytes.
+    pub bytes: usize,
+    /// Whether it has TC set.
+    pub truncated: bool,
+    /// The addresses in its answer section.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A departure, or an answer that was too late to depart.
+#[derive(Clone, Copy, Debug)]
+pub struct DepartureRecord {
+    /// From which agent.
+    pub agent: usize,
+    /// For which master.
+    pub master: usize,
+    /// The race's number.
+    pub race: u64,
+    /// The order's revision.
+    pub revision: u8,
+    /// T; absent for an order that waited for a signal.
+    pub transmit_at: Option<RaceTime>,
+    /// What became of it.
+    pub outcome: DepartureOutcome,
+    /// When, truly.
+    pub at: SimTime,
+    /// The master's true race time at that instant.
+    pub race_time: RaceTime,
+    /// The agent's estimate of the race time at that instant, less the truth.
+    pub clock_error: Option<Span>,
+    /// The query that it answers: an index of [`crate::World::finishes`].
+    pub finish: Option<usize>,
+}
+
+impl DepartureRecord {
+    /// Whether an answer left the host.
+    pub fn departed(&self) -> bool {
+        matches!(self.outcome, DepartureOutcome::Departed { .. })
+    }
+}
+
+/// An agent's clock reading, beside the truth.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadingRecord {
+    /// Whose reading.
+    pub agent: usize,
+    /// Of which master's timeline.
+    pub master: usize,
+    /// When, truly.
+    pub at: SimTime,
+    /// Estimate − truth.
+    pub error: Span,
+    /// The proven bound that the reading states.
+    pub bound: Span,
+    /// The statistical error that the reading states.
+    pub expected_error: Span,
+    /// Whether the interval contains the truth.
+    pub holds: bool,
+}
+
+/// Id, TC and addresses of an answer; `None` for bytes that are none.
+pub(crate) fn read_answer(bytes: &[u8]) -> Option<(u16, bool, Vec<IpAddr>)> {
+    let message = Message::from_octets(bytes).ok()?;
+    let section = message.answer().ok()?;
+    let a = section.limit_to::<A>().flatten().map(|record| IpAddr::V4(record.data().addr()));
+    let aaaa = section.limit_to::<Aaaa>().flatten().map(|record| IpAddr::V6(record.data().addr()));
+    let addresses = a.chain(aaaa).collect();
+    Some((message.header().id(), message.header().tc(), addresses))
+}

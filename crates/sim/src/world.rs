@@ -1,0 +1,332 @@
+//! The world: one queue of events, and whom each event concerns.
+
+mod address;
+mod agents;
+mod control;
+mod masters;
+mod network;
+mod setup;
+
+use domain::base::Rtype;
+use startgun_core::agent::DepartureKey;
+use startgun_core::control::{StandDown, ToAgent, ToMaster};
+use startgun_core::time::{Epoch, RaceTime, Span};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::clock::SimTime;
+use crate::options::{Host, MAX_HOSTS, Options, Path};
+use crate::random::Random;
+use crate::records::{DepartureRecord, Finish, MAX_RECORDS, ReadingRecord};
+use crate::trace::Trace;
+use agents::AgentHost;
+use control::Connection;
+use masters::MasterHost;
+
+/// Most events waiting: 200 agents × 200 orders under way twice are 80,000; ten times that is a runaway.
+const MAX_EVENTS: usize = 1 << 20;
+/// How long [`World::run_until_ready`] waits: a self-test that fails ten times takes 7 s.
+const READY_WITHIN: Span = Span::from_secs(30);
+/// A resolver's ports, for each query another.
+const FIRST_PORT: usize = 10_000;
+const PORTS: usize = 50_000;
+
+/// What is going to happen.
+enum Event {
+    /// A datagram reaches a host.
+    Arrive { sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8> },
+    /// An agent opens a control connection.
+    Dial { agent: usize, link: usize },
+    /// A document reaches a master.
+    ToMaster { connection: u64, message: ToMaster },
+    /// A document reaches an agent.
+    ToAgent { connection: u64, message: ToAgent },
+    /// An agent learns that its connection is gone.
+    Hangup { connection: u64, agent: usize, link: usize },
+    /// An agent's timer.
+    WakeAgent { agent: usize },
+    /// A shard's timer.
+    WakeShard { master: usize, shard: usize },
+    /// A roster's timer; of the process with this number only.
+    WakeRoster { master: usize, process: u64 },
+    /// A shard takes a query from its queue.
+    TakeQuery { master: usize, shard: usize, process: u64 },
+    /// A departure is due, unless another has taken its place.
+    Depart { agent: usize, key: DepartureKey, generation: u64 },
+}
+
+/// A deterministic world. Its machines are driven by [`World::run_until`]; everything else says what happens next or
+/// tells what happened.
+pub struct World {
+    options: Options,
+    seed: u64,
+    now: SimTime,
+    sequence: u64,
+    events: BTreeMap<(SimTime, u64), Event>,
+    random: Random,
+    masters: Vec<MasterHost>,
+    agents: Vec<AgentHost>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    finishes: Vec<Finish>,
+    /// Which query a client's port and id belong to.
+    queries: BTreeMap<(usize, u16, u16), usize>,
+    departures: Vec<DepartureRecord>,
+    readings: Vec<ReadingRecord>,
+    trace: Trace,
+}
+
+impl World {
+    /// A world at its beginning: masters are up, agents dial.
+    ///
+    /// # Panics
+    /// If there are more hosts of a kind than [`MAX_HOSTS`], no master, or an agent with a master that is not there.
+    pub fn new(options: Options, seed: u64) -> Self {
+        let most = options.masters.len().max(options.agents.len()).max(options.clients);
+        assert!(most <= MAX_HOSTS, "{most} hosts of one kind, at most {MAX_HOSTS}");
+        assert!(!options.masters.is_empty(), "a world needs a master");
+        let known = |agent: &crate::AgentOptions| agent.masters.iter().all(|&master| master < options.masters.len());
+        assert!(options.agents.iter().all(known), "an agent has a master that is not there");
+        let mut random = Random::new(seed);
+        let masters: Vec<MasterHost> = (0..options.masters.len())
+            .map(|master| {
+                let clock = options.masters[master].clock;
+                // Any number will do: the master in the upper half, the boot in the lower.
+                let epoch = Epoch((master as u64) << 32 | 1);
+                MasterHost::start(&options, master, clock, epoch, SimTime::ZERO, 0, random.bytes())
+            })
+            .collect();
+        let agents = (0..options.agents.len()).map(|agent| AgentHost::start(&options, agent)).collect();
+        let mut world = World {
+            options,
+            seed,
+            now: SimTime::ZERO,
+            sequence: 0,
+            events: BTreeMap::new(),
+            random,
+            masters,
+            agents,
+            connections: BTreeMap::new(),
+            next_connection: 1,
+            finishes: Vec::new(),
+            queries: BTreeMap::new(),
+            departures: Vec::new(),
+            readings: Vec::new(),
+            trace: Trace::new(),
+        };
+        for master in 0..world.masters.len() {
+            world.after_start(master);
+        }
+        for agent in 0..world.agents.len() {
+            for link in 0..world.options.agents[agent].masters.len() {
+                world.schedule(SimTime::ZERO, Event::Dial { agent, link });
+            }
+            world.drain_agent(agent);
+        }
+        world
+    }
+
+    /// True time now.
+    pub fn now(&self) -> SimTime {
+        self.now
+    }
+
+    /// Lets everything happen that is due until `end`, inclusive.
+    pub fn run_until(&mut self, end: SimTime) {
+        while let Some(entry) = self.events.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((at, _), event) = entry.remove_entry();
+            self.now = self.now.max(at);
+            self.happen(event);
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// [`World::run_until`], from now.
+    pub fn run_for(&mut self, span: Span) {
+        self.run_until(self.now + span);
+    }
+
+    /// Runs until every living agent races for each of its masters.
+    ///
+    /// # Panics
+    /// If that takes more than 30 s; with the agents' reasons.
+    pub fn run_until_ready(&mut self) {
+        let end = self.now + READY_WITHIN;
+        while self.now < end {
+            if self.unready().is_empty() {
+                return;
+            }
+            self.run_for(Span::from_millis(50));
+        }
+        panic!("seed {}: not ready within {READY_WITHIN}: {:?}", self.seed, self.unready());
+    }
+
+    fn unready(&self) -> Vec<(usize, usize, String)> {
+        let mut unready = Vec::new();
+        for (agent, host) in self.agents.iter().enumerate().filter(|(_, host)| host.alive) {
+            for link in 0..host.links.len() {
+                let master = host.links[link].master;
+                if !self.races(agent, master) {
+                    unready.push((agent, master, format!("{:?}", self.stand_down(agent, master))));
+                }
+            }
+        }
+        unready
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrive { sender, source, to, bytes } => self.arrive(sender, source, to, bytes),
+            Event::Dial { agent, link } => self.dial(agent, link),
+            Event::ToMaster { connection, message } => self.hear_at_master(connection, message),
+            Event::ToAgent { connection, message } => self.hear_at_agent(connection, message),
+            Event::Hangup { connection, agent, link } => self.hang_up_at_agent(connection, agent, link),
+            Event::WakeAgent { agent } => self.wake_agent(agent),
+            Event::WakeShard { master, shard } => self.wake_shard(master, shard),
+            Event::WakeRoster { master, process } => self.wake_roster(master, process),
+            Event::TakeQuery { master, shard, process } => self.take_query(master, shard, process),
+            Event::Depart { agent, key, generation } => self.depart(agent, key, generation),
+        }
+    }
+
+    fn schedule(&mut self, at: SimTime, event: Event) {
+        assert!(self.events.len() < MAX_EVENTS, "seed {}: {MAX_EVENTS} events are waiting", self.seed);
+        self.sequence += 1;
+        self.events.insert((at.max(self.now), self.sequence), event);
+    }
+
+    fn note(&mut self, what: core::fmt::Arguments<'_>) {
+        self.trace.note(self.now, what);
+    }
+
+    /// A client asks a master for an A record; the result is an index of [`World::finishes`].
+    ///
+    /// # Panics
+    /// If `name` is no domain name.
+    pub fn query(&mut self, client: usize, master: usize, name: &str) -> usize {
+        self.query_type(client, master, name, Rtype::A)
+    }
+
+    /// [`World::query`], for any type.
+    ///
+    /// # Panics
+    /// If `name` is no domain name.
+    pub fn query_type(&mut self, client: usize, master: usize, name: &str, rtype: Rtype) -> usize {
+        let number = self.finishes.len();
+        assert!(number < MAX_RECORDS, "at most {MAX_RECORDS} queries");
+        let id = self.random.next() as u16;
+        let port = (FIRST_PORT + number % PORTS) as u16;
+        let bytes = setup::query_bytes(id, name, rtype);
+        self.note(format_args!("query {number} of client {client} to master {master}: {name} {rtype} id {id} port {port}"));
+        self.finishes.push(Finish {
+            client,
+            master,
+            id,
+            port,
+            query_bytes: bytes.len(),
+            name: name.into(),
+            sent: self.now,
+            reached: None,
+            arrivals: Vec::new(),
+        });
+        self.queries.insert((client, port, id), number);
+        let source = SocketAddr::new(IpAddr::V4(address::ip_of(Host::Client(client))), port);
+        self.transmit(Host::Client(client), source, address::service(master), bytes);
+        number
+    }
+
+    /// A client has completed a query over TCP: the master's shards know that its address is its own.
+    pub fn validate(&mut self, client: usize, master: usize) {
+        let now = self.masters[master].clock.read(self.now);
+        let source = IpAddr::V4(address::ip_of(Host::Client(client)));
+        for shard in &mut self.masters[master].shards {
+            shard.shard.handle_validated(now, source);
+        }
+    }
+
+    /// [`World::validate`] for every client at every master.
+    pub fn validate_all(&mut self) {
+        for master in 0..self.masters.len() {
+            (0..self.options.clients).for_each(|client| self.validate(client, master));
+        }
+    }
+
+    /// The path from one host to another, to be changed from now on; packets under way keep their fate.
+    pub fn path_mut(&mut self, from: Host, to: Host) -> &mut Path {
+        self.options.path_mut(from, to)
+    }
+
+    /// Every query so far, with its answers.
+    pub fn finishes(&self) -> &[Finish] {
+        &self.finishes
+    }
+
+    /// Every departure so far, in order.
+    pub fn departures(&self) -> &[DepartureRecord] {
+        &self.departures
+    }
+
+    /// Every clock reading so far, in order: one after each exchange and signal that an agent heard.
+    pub fn readings(&self) -> &[ReadingRecord] {
+        &self.readings
+    }
+
+    /// What happened: one line per event, true nanoseconds first. It ends after 64 MiB; the
+    /// [digest](World::trace_digest) does not.
+    pub fn trace(&self) -> &str {
+        self.trace.text()
+    }
+
+    /// A digest of the whole trace.
+    pub fn trace_digest(&self) -> u64 {
+        self.trace.digest
+    }
+
+    /// A master's true race time now.
+    pub fn race_time(&self, master: usize) -> RaceTime {
+        RaceTime::of_master(self.masters[master].clock.read(self.now))
+    }
+
+    /// What an agent and its master last made of each other: whether the master lets it race.
+    pub fn races(&self, agent: usize, master: usize) -> bool {
+        let now = self.masters[master].clock.read(self.now);
+        let name = setup::site_name(agent);
+        self.masters[master].roster.status(now).iter().any(|status| status.name == name && status.racing)
+    }
+
+    /// Why an agent stands down for a master, by its own account now; `None` when it is ready.
+    ///
+    /// # Panics
+    /// If the agent does not serve that master.
+    pub fn stand_down(&self, agent: usize, master: usize) -> Option<StandDown> {
+        let host = &self.agents[agent];
+        let link = host.links.iter().position(|link| link.master == master);
+        let Some(link) = link else { panic!("agent {agent} does not serve master {master}") };
+        host.agent.report(host.clock.read(self.now), link).stand_down
+    }
+
+    /// What an agent has counted.
+    pub fn agent_counter(&self, agent: usize, name: &str) -> u64 {
+        self.agents[agent].agent.counters().get(name).copied().unwrap_or(0)
+    }
+
+    /// What a master's shards have counted since its last start, together.
+    pub fn master_counter(&self, master: usize, name: &str) -> u64 {
+        let shards = self.masters[master].shards.iter();
+        shards.map(|shard| shard.shard.counters().get(name).copied().unwrap_or(0)).sum()
+    }
+
+    /// The predetermined delay of a master's race as it is now; `None` while no agent is ready.
+    pub fn predetermined_delay(&self, master: usize) -> Option<Span> {
+        let first = self.masters[master].shards.first()?;
+        first.shard.predetermined_delays().first().copied().flatten()
+    }
+
+    /// The addresses that an agent's site answers with, A before AAAA.
+    pub fn site_addresses(&self, agent: usize) -> Vec<IpAddr> {
+        setup::site_addresses(agent)
+    }
+}

@@ -1,0 +1,204 @@
+//! Driving the agents, and holding their clocks against the truth.
+
+use startgun_core::agent::{Agent, Audit, Departure, DepartureKey, DepartureOutcome, Output};
+use startgun_core::clock::Reading;
+use startgun_core::time::{Epoch, RaceTime, Span};
+use std::collections::BTreeMap;
+
+use super::address::{fast_path, host_at};
+use super::{Event, World, setup};
+use crate::clock::{HostClock, SimTime};
+use crate::options::{Host, Options};
+use crate::records::{DepartureRecord, MAX_RECORDS, ReadingRecord};
+
+/// An agent's connection to one of its masters.
+pub(super) struct LinkHost {
+    pub(super) master: usize,
+    /// The epoch that the master last named: it says which of the master's clocks is the truth.
+    pub(super) epoch: Option<Epoch>,
+    pub(super) connection: Option<u64>,
+}
+
+/// A departure that waits, and how often its key was used.
+struct Waiting {
+    generation: u64,
+    departure: Departure,
+}
+
+/// An agent's host with the process that runs on it.
+pub(super) struct AgentHost {
+    pub(super) clock: HostClock,
+    pub(super) agent: Agent,
+    pub(super) alive: bool,
+    pub(super) links: Vec<LinkHost>,
+    wake_at: Option<SimTime>,
+    waiting: BTreeMap<DepartureKey, Waiting>,
+    generation: u64,
+}
+
+impl AgentHost {
+    pub(super) fn start(options: &Options, number: usize) -> Self {
+        let own = &options.agents[number];
+        AgentHost {
+            clock: own.clock,
+            agent: Agent::new(setup::agent_config(own, number), own.clock.read(SimTime::ZERO)),
+            alive: true,
+            links: own.masters.iter().map(|&master| LinkHost { master, epoch: None, connection: None }).collect(),
+            wake_at: None,
+            waiting: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+}
+
+impl World {
+    /// An agent's host loses its power: nothing departs any more, and nobody is told.
+    pub fn kill_agent(&mut self, agent: usize) {
+        self.note(format_args!("kill agent {agent}"));
+        self.agents[agent].alive = false;
+        self.agents[agent].waiting.clear();
+    }
+
+    pub(super) fn datagram_at_agent(&mut self, agent: usize, bytes: &[u8]) {
+        if !self.agents[agent].alive {
+            return;
+        }
+        let now = self.agents[agent].clock.read(self.now);
+        self.agents[agent].agent.handle_datagram(now, now, bytes);
+        self.drain_agent(agent);
+    }
+
+    pub(super) fn wake_agent(&mut self, agent: usize) {
+        if !self.agents[agent].alive || self.agents[agent].wake_at != Some(self.now) {
+            return;
+        }
+        let now = self.agents[agent].clock.read(self.now);
+        self.agents[agent].wake_at = None;
+        self.agents[agent].agent.handle_timeout(now);
+        self.drain_agent(agent);
+    }
+
+    pub(super) fn drain_agent(&mut self, agent: usize) {
+        self.drain_agent_for(agent, None);
+    }
+
+    /// Does what the agent wants; an audit of a departure among it is about the query `finish`.
+    fn drain_agent_for(&mut self, agent: usize, finish: Option<usize>) {
+        let sender = Host::Agent(agent);
+        while let Some(output) = self.agents[agent].agent.poll_output() {
+            match output {
+                Output::Send { to, bytes, exchange } => {
+                    self.transmit(sender, fast_path(sender), to, bytes);
+                    if let Some((link, exchange)) = exchange {
+                        let host = &mut self.agents[agent];
+                        let now = host.clock.read(self.now);
+                        host.agent.handle_transmit_stamp(link, exchange, now);
+                    }
+                }
+                Output::Depart(departure) => self.await_departure(agent, departure),
+                Output::Challenge { service, to, bytes } => {
+                    if self.options.agents[agent].foreign_sources_pass {
+                        self.transmit(sender, service, to, bytes);
+                    }
+                }
+                Output::Control { master: link, message } => {
+                    if let Some(connection) = self.agents[agent].links[link].connection {
+                        self.say_to_master(connection, message);
+                    }
+                }
+                Output::Audit(audit) => self.audit(agent, audit, finish),
+            }
+        }
+        let Some((next, _)) = self.agents[agent].agent.poll_timeout() else { return };
+        let at = self.agents[agent].clock.when(next).max(self.now);
+        if self.agents[agent].wake_at.is_none_or(|scheduled| at < scheduled) {
+            self.agents[agent].wake_at = Some(at);
+            self.schedule(at, Event::WakeAgent { agent });
+        }
+    }
+
+    /// The departure thread's part: wait until the host's own clock shows the time, and then a little.
+    fn await_departure(&mut self, agent: usize, departure: Departure) {
+        let lateness = self.random.exponential(self.options.agents[agent].departure_lateness_mean);
+        let host = &mut self.agents[agent];
+        host.generation += 1;
+        let (key, generation) = (departure.key, host.generation);
+        let at = host.clock.when(departure.at).max(self.now) + lateness;
+        host.waiting.insert(key, Waiting { generation, departure });
+        self.schedule(at, Event::Depart { agent, key, generation });
+    }
+
+    pub(super) fn depart(&mut self, agent: usize, key: DepartureKey, generation: u64) {
+        let host = &mut self.agents[agent];
+        if host.waiting.get(&key).is_none_or(|waiting| waiting.generation != generation) {
+            return;
+        }
+        let Some(Waiting { departure, .. }) = host.waiting.remove(&key) else { return };
+        let at = host.clock.read(self.now);
+        let finish = self.finish_of(&departure);
+        let outcome = match departure.latest {
+            Some(latest) if at > latest => DepartureOutcome::Late { at },
+            _ => {
+                if self.options.agents[agent].foreign_sources_pass {
+                    self.transmit(Host::Agent(agent), departure.service, departure.to, departure.bytes);
+                }
+                DepartureOutcome::Departed { at, kernel_stamped: true }
+            }
+        };
+        self.agents[agent].agent.handle_departed(at, key, outcome);
+        self.drain_agent_for(agent, finish);
+    }
+
+    /// The query that an answer belongs to.
+    fn finish_of(&self, departure: &Departure) -> Option<usize> {
+        let Some(Host::Client(client)) = host_at(departure.to) else { return None };
+        let id = u16::from_be_bytes(*departure.bytes.first_chunk()?);
+        self.queries.get(&(client, departure.to.port(), id)).copied()
+    }
+
+    fn audit(&mut self, agent: usize, audit: Audit, finish: Option<usize>) {
+        match audit {
+            Audit::Clock { master: link, reading } => {
+                let record = self.judge(agent, link, &reading);
+                self.note(format_args!(
+                    "clock agent {agent} of master {}: error {:?} bound {:?} expected {:?}",
+                    record.master, record.error, record.bound, record.expected_error
+                ));
+                assert!(self.readings.len() < MAX_RECORDS, "at most {MAX_RECORDS} readings");
+                self.readings.push(record);
+            }
+            Audit::Departure { master: link, race, revision, transmit_at, outcome, reading } => {
+                let master = self.agents[agent].links[link].master;
+                let clock_error = reading.map(|reading| self.judge(agent, link, &reading).error);
+                let race_time = RaceTime::of_master(self.masters[master].clock.read(self.now));
+                self.note(format_args!(
+                    "departure agent {agent} master {master} race {race:x}.{revision} {outcome:?}, T {transmit_at:?}, truly {race_time:?}"
+                ));
+                assert!(self.departures.len() < MAX_RECORDS, "at most {MAX_RECORDS} departures");
+                let at = self.now;
+                self.departures.push(DepartureRecord {
+                    agent, master, race, revision, transmit_at, outcome, at, race_time, clock_error, finish,
+                });
+            }
+        }
+    }
+
+    /// Holds a reading against the truth at the instant that it was taken for.
+    fn judge(&self, agent: usize, link: usize, reading: &Reading) -> ReadingRecord {
+        let host = &self.agents[agent];
+        let LinkHost { master, epoch, .. } = host.links[link];
+        // A reply of the epoch before may have been under way while the master's host booted.
+        let timeline = epoch.map_or(self.masters[master].clock, |epoch| self.masters[master].timelines[&epoch]);
+        let truth = RaceTime::of_master(timeline.read(host.clock.when(reading.at)));
+        let error = reading.estimate - truth;
+        ReadingRecord {
+            agent,
+            master,
+            at: self.now,
+            error,
+            bound: reading.bound,
+            expected_error: reading.expected_error,
+            holds: reading.interval.contains(Span::from_nanos(truth.as_nanos())) && error.abs() <= reading.bound,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The control channel: a pipe between an agent and a master, without loss, in order, with the path's delay.
+
+use startgun_core::control::{ToAgent, ToMaster};
+use startgun_core::master::{RosterOutput, Slot};
+use startgun_core::time::Span;
+use startgun_core::wire::SessionId;
+use startgun_core::wire::session::SECRET_BYTES;
+
+use super::address::ip_of;
+use super::{Event, World, address, setup};
+use crate::clock::SimTime;
+use crate::options::Host;
+use crate::random::Random;
+
+/// One connection, open at both ends as long as it is in the table.
+pub(super) struct Connection {
+    pub(super) agent: usize,
+    pub(super) link: usize,
+    pub(super) master: usize,
+    /// The agent's place in the roster, once the master has heard of it.
+    slot: Option<Slot>,
+    /// When the last document of each direction arrives: a later one may not overtake it.
+    last_to_master: SimTime,
+    last_to_agent: SimTime,
+}
+
+impl World {
+    pub(super) fn dial(&mut self, agent: usize, link: usize) {
+        if !self.agents[agent].alive || self.agents[agent].links[link].connection.is_some() {
+            return;
+        }
+        let number = self.next_connection;
+        self.next_connection += 1;
+        let master = self.agents[agent].links[link].master;
+        let connection = Connection { agent, link, master, slot: None, last_to_master: self.now, last_to_agent: self.now };
+        self.connections.insert(number, connection);
+        self.agents[agent].links[link].connection = Some(number);
+        self.note(format_args!("dial agent {agent} -> master {master}, connection {number}"));
+        let hello = self.agents[agent].agent.hello(link, address::fast_path(Host::Agent(agent)));
+        self.say_to_master(number, hello);
+    }
+
+    /// The control channel takes the path's fixed delay; TCP repairs the rest, which is not modelled.
+    fn control_delay(&self, from: Host, to: Host) -> Span {
+        self.options.path(from, to).delay
+    }
+
+    pub(super) fn say_to_master(&mut self, number: u64, message: ToMaster) {
+        let Some(connection) = self.connections.get(&number) else { return };
+        let delay = self.control_delay(Host::Agent(connection.agent), Host::Master(connection.master));
+        let at = (self.now + delay).max(connection.last_to_master);
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.last_to_master = at;
+        }
+        self.schedule(at, Event::ToMaster { connection: number, message });
+    }
+
+    fn say_to_agent(&mut self, number: u64, message: ToAgent) {
+        let Some(connection) = self.connections.get(&number) else { return };
+        let delay = self.control_delay(Host::Master(connection.master), Host::Agent(connection.agent));
+        let at = (self.now + delay).max(connection.last_to_agent);
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.last_to_agent = at;
+        }
+        self.schedule(at, Event::ToAgent { connection: number, message });
+    }
+
+    /// What both ends of a connection derive for a session, in place of the TLS exporter.
+    fn secret(&self, connection: u64, session: SessionId) -> [u8; SECRET_BYTES] {
+        Random::named(self.seed, [u64::from_be_bytes(*b"exporter"), connection, session]).bytes()
+    }
+
+    pub(super) fn hear_at_master(&mut self, number: u64, message: ToMaster) {
+        let Some(connection) = self.connections.get(&number) else { return };
+        let (agent, master, known) = (connection.agent, connection.master, connection.slot);
+        self.note(format_args!("control agent {agent} -> master {master}: {message:?}"));
+        let now = self.masters[master].clock.read(self.now);
+        let slot = known.or_else(|| {
+            let roster = &mut self.masters[master].roster;
+            roster.handle_connected(now, &setup::site_name(agent), ip_of(Host::Agent(agent)).into())
+        });
+        let Some(slot) = slot else { return self.hang_up(number) };
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.slot = Some(slot);
+        }
+        self.masters[master].slots.insert(slot, number);
+        self.masters[master].roster.handle_message(now, slot, message);
+        self.drain_roster(master);
+    }
+
+    pub(super) fn hear_at_agent(&mut self, number: u64, message: ToAgent) {
+        let Some(connection) = self.connections.get(&number) else { return };
+        let (agent, link, master) = (connection.agent, connection.link, connection.master);
+        if !self.agents[agent].alive {
+            return;
+        }
+        self.note(format_args!("control master {master} -> agent {agent}: {message:?}"));
+        let now = self.agents[agent].clock.read(self.now);
+        match message {
+            ToAgent::Session { id } => {
+                let secret = self.secret(number, id);
+                self.agents[agent].agent.handle_session(now, link, id, secret);
+            }
+            message => {
+                if let ToAgent::Welcome { epoch, .. } = &message {
+                    self.agents[agent].links[link].epoch = Some(*epoch);
+                }
+                self.agents[agent].agent.handle_control(now, link, message);
+            }
+        }
+        self.drain_agent(agent);
+    }
+
+    pub(super) fn drain_roster(&mut self, master: usize) {
+        while let Some(output) = self.masters[master].roster.poll_output() {
+            match output {
+                RosterOutput::Say(slot, message) => {
+                    if let Some(&connection) = self.masters[master].slots.get(&slot) {
+                        self.say_to_agent(connection, message);
+                    }
+                }
+                RosterOutput::OpenSession(slot, id) => {
+                    if let Some(&connection) = self.masters[master].slots.get(&slot) {
+                        let secret = self.secret(connection, id);
+                        let now = self.masters[master].clock.read(self.now);
+                        self.masters[master].roster.handle_session(now, slot, id, secret);
+                    }
+                }
+                RosterOutput::Publish(view) => {
+                    for host in &mut self.masters[master].shards {
+                        host.shard.handle_agent(view.clone());
+                    }
+                }
+                RosterOutput::Retire(slot) => {
+                    for host in &mut self.masters[master].shards {
+                        host.shard.handle_agent_gone(slot);
+                    }
+                }
+                RosterOutput::Close(slot) => {
+                    if let Some(connection) = self.masters[master].slots.remove(&slot) {
+                        self.hang_up(connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The master's end of a connection closes; the agent hears of it one delay later.
+    pub(super) fn hang_up(&mut self, number: u64) {
+        let Some(connection) = self.connections.remove(&number) else { return };
+        let delay = self.control_delay(Host::Master(connection.master), Host::Agent(connection.agent));
+        let at = (self.now + delay).max(connection.last_to_agent);
+        let hangup = Event::Hangup { connection: number, agent: connection.agent, link: connection.link };
+        self.schedule(at, hangup);
+    }
+
+    pub(super) fn hang_up_at_agent(&mut self, number: u64, agent: usize, link: usize) {
+        let host = &mut self.agents[agent];
+        if !host.alive || host.links[link].connection != Some(number) {
+            return;
+        }
+        host.links[link].connection = None;
+        let now = host.clock.read(self.now);
+        host.agent.handle_disconnected(now, link);
+        self.note(format_args!("hangup at agent {agent}, connection {number}"));
+        let again = self.now + self.options.agents[agent].redial_interval;
+        self.schedule(again, Event::Dial { agent, link });
+        self.drain_agent(agent);
+    }
+}

@@ -1,0 +1,149 @@
+//! Turning options into the core's configurations.
+
+use domain::base::{MessageBuilder, Name, Rtype};
+use startgun_core::agent::{AgentConfig, MasterConfig};
+use startgun_core::dns::answer::Addresses;
+use startgun_core::dns::{CanonicalName, Record, ZoneSet};
+use startgun_core::master::{RaceConfig, RosterConfig, Service, SharedService, ShardConfig};
+use startgun_core::time::{Epoch, Span};
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::address::{fast_path, ip_of, service};
+use crate::options::{AgentOptions, Host, MasterOptions, Options};
+
+/// The zone of every master.
+const APEX: &str = "cdn.test";
+/// The raced name of every master.
+const RACED: &str = "*.cdn.test";
+/// Time to live of the sites' answers, in seconds.
+const TTL_S: u32 = 30;
+/// Races per second and client prefix: above anything that a scenario asks for.
+const RACES_PER_SOURCE_PER_S: u32 = 10_000;
+
+pub(super) fn master_name(master: usize) -> String {
+    format!("m{master}")
+}
+
+pub(super) fn site_name(agent: usize) -> String {
+    format!("site{agent}")
+}
+
+fn name(text: &str) -> CanonicalName {
+    text.parse().unwrap_or_else(|_| unreachable!("{text} is a name"))
+}
+
+fn zones() -> ZoneSet {
+    let mut soa = b"\x02ns\x03cdn\x04test\x00\x04host\x03cdn\x04test\x00".to_vec();
+    for value in [1u32, 3_600, 600, 86_400, 60] {
+        soa.extend_from_slice(&value.to_be_bytes());
+    }
+    let record = |owner: &str, rtype, data: &[u8]| Record { owner: name(owner), rtype, ttl_s: 300, data: data.into() };
+    let records = [
+        record(APEX, Rtype::SOA, &soa),
+        record(APEX, Rtype::NS, b"\x02ns\x03cdn\x04test\x00"),
+        record("ns.cdn.test", Rtype::A, &[198, 51, 100, 1]),
+    ];
+    let mut zones = ZoneSet::new();
+    let added = zones.add_zone(name(APEX), records).and_then(|()| zones.add_race(&name(RACED), 0));
+    assert!(added.is_ok(), "the zone is well-formed");
+    zones
+}
+
+/// A site's or the fallback's addresses: the host's own, and the same mapped into 2001:db8::/96.
+fn addresses(host: Host) -> Addresses {
+    let ip = ip_of(host);
+    let [a, b, c, d] = ip.octets().map(u16::from);
+    let six = [0x2001, 0xdb8, 0, 0, 0, 0, a << 8 | b, c << 8 | d];
+    Addresses { a: vec![ip], aaaa: vec![six.into()] }
+}
+
+/// What a site answers, for a test that wants to compare.
+pub(super) fn site_addresses(agent: usize) -> Vec<IpAddr> {
+    let Addresses { a, aaaa } = addresses(Host::Agent(agent));
+    a.into_iter().map(IpAddr::V4).chain(aaaa.into_iter().map(IpAddr::V6)).collect()
+}
+
+pub(super) fn service_config(options: &Options, master: usize) -> SharedService {
+    let own = &options.masters[master];
+    let race = RaceConfig {
+        name: name(RACED),
+        ttl_s: TTL_S,
+        delay: own.delay,
+        transmit: own.transmit,
+        late: own.late,
+        late_tolerance: own.late_tolerance,
+        sites: (0..options.agents.len()).map(|agent| (site_name(agent), addresses(Host::Agent(agent)))).collect(),
+        fallback: addresses(Host::Master(master)),
+    };
+    Arc::new(Service { master: master_name(master), zones: zones(), races: vec![race] })
+}
+
+pub(super) fn roster_config(own: &MasterOptions, master: usize, epoch: Epoch, shared: &SharedService) -> RosterConfig {
+    RosterConfig {
+        service: shared.clone(),
+        epoch,
+        service_addresses: vec![service(master)],
+        shards: own.shards,
+        fast_path: fast_path(Host::Master(master)),
+        rekey_interval: own.rekey_interval,
+    }
+}
+
+pub(super) fn shard_config(
+    own: &MasterOptions,
+    master: usize,
+    shard: u8,
+    epoch: Epoch,
+    shared: &SharedService,
+) -> ShardConfig {
+    ShardConfig {
+        shard,
+        epoch,
+        service: shared.clone(),
+        service_addresses: vec![service(master)],
+        stamp: own.stamp,
+        queue_capacity: own.queue_capacity,
+        validated_for: Span::from_secs(3_600),
+        fallback_after: own.fallback_after,
+        max_total_delay: own.max_total_delay,
+        races_per_source_per_s: RACES_PER_SOURCE_PER_S,
+        sync_signal_interval: own.sync_signal_interval,
+    }
+}
+
+pub(super) fn agent_config(own: &AgentOptions, agent: usize) -> AgentConfig {
+    let masters = own.masters.iter().map(|&master| MasterConfig {
+        name: master_name(master),
+        services: vec![service(master)],
+        clock: own.race_clock,
+    });
+    AgentConfig {
+        site: site_name(agent),
+        masters: masters.collect(),
+        max_expected_error: own.max_expected_error,
+        max_bound: own.max_bound,
+        exchange_interval: own.exchange_interval,
+        horizon: own.horizon,
+        limits: own.limits,
+    }
+}
+
+/// A query as a resolver sends it, with EDNS.
+///
+/// # Panics
+/// If `text` is no domain name.
+pub(super) fn query_bytes(id: u16, text: &str, rtype: Rtype) -> Vec<u8> {
+    let Ok(name) = Name::<Vec<u8>>::from_str(text) else { panic!("{text:?} is not a domain name") };
+    let mut question = MessageBuilder::new_vec().question();
+    question.header_mut().set_id(id);
+    let pushed = question.push((name, rtype)).is_ok();
+    let mut additional = question.additional();
+    let complete = additional.opt(|opt| {
+        opt.set_udp_payload_size(1_232);
+        Ok(())
+    });
+    assert!(pushed && complete.is_ok(), "a Vec grows");
+    additional.finish()
+}
