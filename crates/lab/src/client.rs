@@ -192,13 +192,16 @@ struct Run<'a> {
     next_id: u16,
     open: HashMap<u16, Open>,
     records: Vec<QueryRecord>,
-    tcp_answers: (mpsc::Sender<(u16, Vec<u8>)>, mpsc::Receiver<(u16, Vec<u8>)>),
+    /// Query id and message.
+    tcp_answers: mpsc::Receiver<(u16, Vec<u8>)>,
+    tcp_answered: mpsc::Sender<(u16, Vec<u8>)>,
     tcp_open: Arc<()>,
     stopped: bool,
 }
 
 impl<'a> Run<'a> {
     fn new(load: &'a Load, progress: &'a Progress) -> io::Result<Self> {
+        let (tcp_answered, tcp_answers) = mpsc::channel();
         Ok(Self {
             load,
             progress,
@@ -208,7 +211,8 @@ impl<'a> Run<'a> {
             next_id: 0x5347,
             open: HashMap::new(),
             records: Vec::new(),
-            tcp_answers: mpsc::channel(),
+            tcp_answers,
+            tcp_answered,
             tcp_open: Arc::new(()),
             stopped: false,
         })
@@ -286,7 +290,7 @@ impl<'a> Run<'a> {
     }
 
     fn receive(&mut self) -> io::Result<()> {
-        while let Ok((id, bytes)) = self.tcp_answers.1.try_recv() {
+        while let Ok((id, bytes)) = self.tcp_answers.try_recv() {
             self.take_answer(&bytes, Some(id));
         }
         let now = Instant::now();
@@ -341,7 +345,7 @@ impl<'a> Run<'a> {
             return;
         };
         let server = self.load.ask.address();
-        let answers = self.tcp_answers.0.clone();
+        let answers = self.tcp_answered.clone();
         let counted = Arc::clone(&self.tcp_open);
         let patience = (open.first_sent + PATIENCE).saturating_duration_since(Instant::now());
         // Without a thread the UDP repeat still comes.

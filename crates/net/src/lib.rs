@@ -1,43 +1,33 @@
-//! Startgun's Linux layer: everything that touches sockets, kernel clocks and threads, and all `unsafe` of the project.
+//! Startgun on Linux: what the core decides, done with real packets and clocks.
 //!
-//! **Problem.** A race is won or lost by microseconds, so a packet's times must be the kernel's, not those at which a
-//! thread happened to wake, and a departure must leave at an instant, not "soon after a timer".
-//!
-//! **Why the obvious answer fails.** The standard library's sockets give no timestamps and one packet per system call;
-//! an async timer is a millisecond coarse; a plain sleep wakes about 100 µs late; a connected socket loses sends after
-//! an ICMP error, which the losers of races cause all day.
-//!
-//! **Sketch.**
-//! * [`host_clock`]: reads this host's monotonic clock and crosses between it and the kernel's other clocks.
-//! * [`udp`]: batched, unconnected UDP with kernel timestamps both ways, also from addresses that are not local.
-//! * [`poll`]: waits for several sockets and a waker.
-//! * [`departure`]: the thread that lets answers leave at their instant and says when they really did.
-//! * [`observer`]: hears datagrams that the kernel drops because they claim this host's own address.
-//! * [`packet`]: whole Ethernet frames, for the lab's emulator.
-//! * [`privileges`], [`scheduling`]: what a server does once, at start.
-//!
-//! Nothing here decides anything: decisions are `startgun-core`'s, which this crate uses for its time types only.
+//! Everything `unsafe` of the project is in this crate, each block with its reason. [`udp`] moves packets in batches with
+//! the kernel's timestamps, [`departure`] lets them leave at an instant, [`host_clock`] reads the clocks, [`observer`] sees
+//! what the kernel would not deliver, [`packet`] is the lab's way to whole frames, [`poll`] waits, [`privileges`] gives up.
 
-mod address;
 pub mod departure;
 pub mod host_clock;
 pub mod observer;
 pub mod packet;
 pub mod poll;
 pub mod privileges;
-pub mod scheduling;
 pub mod udp;
 
-/// Turns a system call's −1 into the error it left in `errno`.
-fn check(result: libc::c_int) -> std::io::Result<libc::c_int> {
-    if result < 0 {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(result)
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// A system call's result: −1 is an error.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
     }
 }
 
-/// Keeps the error's kind and number in sight while saying what was being done.
-fn explain(error: std::io::Error, what: impl std::fmt::Display) -> std::io::Error {
-    std::io::Error::new(error.kind(), format!("{what}: {error}"))
+/// Sets a socket option to a plain value, as the kernel defines it.
+fn set_option<T>(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {
+    // SAFETY: `value` is valid for reading and named with its true size; the kernel copies it.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<T>() as libc::socklen_t)
+    };
+    check(result).map(|_| ())
 }

@@ -3,6 +3,7 @@
 mod agent;
 mod config;
 mod control;
+mod demo;
 mod fleet;
 mod http;
 mod master;
@@ -33,6 +34,7 @@ enum Command {
     Check(ConfigFile),
     Status(status::StatusArgs),
     Race(race::RaceArgs),
+    Demo(demo::DemoArgs),
     /// Make, show, renew and revoke the certificates of masters and agents
     Fleet(fleet::FleetArgs),
 }
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Status(args) => status::run(&args),
         Command::Race(args) => race::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Fleet(args) => fleet::run(args).map_err(|error| error.to_string()),
     };
     match result {

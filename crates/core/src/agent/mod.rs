@@ -155,6 +155,8 @@ pub enum Audit {
         race: u64,
         /// The order's revision.
         revision: u8,
+        /// Where the answer went.
+        client: SocketAddr,
         /// T; absent for an order that waited for a signal.
         transmit_at: Option<RaceTime>,
         /// What became of it.
@@ -228,6 +230,7 @@ enum Wait {
 struct Pending {
     key: DepartureKey,
     revision: u8,
+    client: SocketAddr,
     transmit_at: Option<RaceTime>,
     wait: Wait,
 }
@@ -427,7 +430,7 @@ impl Agent {
                 Wait::Departure
             }
         };
-        if self.pending.insert(race_key, Pending { key, revision: order.revision, transmit_at, wait }).is_none() {
+        if self.pending.insert(race_key, Pending { key, revision: order.revision, client: order.client, transmit_at, wait }).is_none() {
             self.expiries.insert((at.max(now) + HOLD, race_key), ());
         } else {
             self.count("orders_amended");
@@ -460,7 +463,7 @@ impl Agent {
         let Some(race) = self.departures.remove(&key) else { return };
         let Some(pending) = self.pending.get_mut(&race) else { return };
         pending.wait = Wait::Done;
-        let (revision, transmit_at) = (pending.revision, pending.transmit_at);
+        let (revision, client, transmit_at) = (pending.revision, pending.client, pending.transmit_at);
         let (master, race) = race;
         let at = match outcome {
             DepartureOutcome::Departed { at, .. } | DepartureOutcome::Late { at } => at,
@@ -482,7 +485,7 @@ impl Agent {
         }
         self.count(counter);
         self.receipt(now, master, race, revision, receipt, lateness);
-        let audit = Audit::Departure { master, race, revision, transmit_at, outcome, reading };
+        let audit = Audit::Departure { master, race, revision, client, transmit_at, outcome, reading };
         self.outputs.push_back(Output::Audit(audit));
     }
 

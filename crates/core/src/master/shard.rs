@@ -200,7 +200,7 @@ impl Shard {
     /// A resolver asks again while its race is open.
     fn handle_repeat(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>, index: u16, race: u64) {
         let in_time = self.races.transmit_at(race).is_some_and(|t| {
-            now + self.agents.half_reached_within(index) <= t.to_master()
+            now + self.agents.half_reached_within(index, query.rtype()) <= t.to_master()
         });
         if in_time && arrival.bytes.len() <= MAX_RACED_QUERY {
             self.count("queries_amended");

@@ -123,14 +123,15 @@ fn version(kind: ResolverKind, program: &Path) -> Option<String> {
 
 /// The digits and dots right after `before_version`, at its first place where there are any.
 fn version_in(text: &str, before_version: &str) -> Option<String> {
-    text.match_indices(before_version).find_map(|(index, found)| {
-        let rest = &text[index + found.len()..];
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
-        let version = rest[..end].trim_end_matches('.');
-        (!version.is_empty()).then(|| version.to_owned())
-    })
+    text.match_indices(before_version)
+        .find_map(|(index, found)| {
+            let rest = &text[index + found.len()..];
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(rest.len());
+            let version = rest[..end].trim_end_matches('.');
+            (!version.is_empty()).then(|| version.to_owned())
+        })
 }
 
 /// What `LD_LIBRARY_PATH` must be for an unpacked systemd-resolved: the directories with libraries below the same root.
@@ -149,7 +150,11 @@ pub(super) fn library_path(program: &Path) -> Option<OsString> {
     let mut dirs = Vec::new();
     for base in ["usr/lib", "lib"] {
         // One directory per architecture, such as x86_64-linux-gnu.
-        for entry in fs::read_dir(root.join(base)).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(root.join(base))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let dir = entry.path();
             dirs.push(dir.join("systemd"));
             dirs.push(dir);
@@ -190,8 +195,16 @@ mod tests {
     #[test]
     fn versions_are_found_in_what_the_programs_print() {
         let cases = [
-            ("Version 1.17.1\n\nConfigure line: --x", "Version ", "1.17.1"),
-            ("BIND 9.18.49-1~deb12u3-Debian (Extended)", "BIND ", "9.18.49"),
+            (
+                "Version 1.17.1\n\nConfigure line: --x",
+                "Version ",
+                "1.17.1",
+            ),
+            (
+                "BIND 9.18.49-1~deb12u3-Debian (Extended)",
+                "BIND ",
+                "9.18.49",
+            ),
             (
                 "Nov 23 22:01:30 PowerDNS Recursor 4.8.8 (C) 2001",
                 "PowerDNS Recursor ",
@@ -204,7 +217,10 @@ mod tests {
         for (text, before, version) in cases {
             assert_eq!(version_in(text, before).as_deref(), Some(version), "{text}");
         }
-        assert_eq!(version_in("error while loading libraries", "Version "), None);
+        assert_eq!(
+            version_in("error while loading libraries", "Version "),
+            None
+        );
     }
 
     #[test]

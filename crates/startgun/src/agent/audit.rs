@@ -9,6 +9,7 @@ use startgun_core::clock::Reading;
 use startgun_core::time::Span;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
@@ -42,6 +43,7 @@ enum Record<'a> {
         master: &'a str,
         race: u64,
         revision: u8,
+        client: SocketAddr,
         transmit_race_ns: Option<i64>,
         outcome: &'static str,
         local_ns: Option<i64>,
@@ -87,7 +89,7 @@ fn record<'a>(audit: &Audit, masters: &'a [String]) -> Record<'a> {
         Audit::Clock { master, reading } => {
             Record::Clock { master: name(*master), local_ns: reading.at.as_nanos(), clock: clock(reading) }
         }
-        Audit::Departure { master, race, revision, transmit_at, outcome, reading } => {
+        Audit::Departure { master, race, revision, client, transmit_at, outcome, reading } => {
             let (outcome, at) = match outcome {
                 DepartureOutcome::Departed { at, kernel_stamped: true } => ("departed", Some(at)),
                 DepartureOutcome::Departed { at, kernel_stamped: false } => ("departed_unstamped", Some(at)),
@@ -98,6 +100,7 @@ fn record<'a>(audit: &Audit, masters: &'a [String]) -> Record<'a> {
                 master: name(*master),
                 race: *race,
                 revision: *revision,
+                client: *client,
                 transmit_race_ns: transmit_at.map(|at| at.as_nanos()),
                 outcome,
                 local_ns: at.map(|at| at.as_nanos()),

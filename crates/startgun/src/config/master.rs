@@ -456,7 +456,7 @@ fn warn_of_nameservers(
     };
     let services: Vec<Vec<u8>> = services.iter().map(wire).collect();
     for zone in zones.iter().filter(raced) {
-        for (name, addresses, line) in zone.nameservers() {
+        for (name, addresses, at) in zone.nameservers() {
             let is_ours = |address: &&[u8]| services.iter().any(|service| service == address);
             if !addresses.is_empty() && addresses.iter().all(is_ours) {
                 continue;
@@ -464,7 +464,7 @@ fn warn_of_nameservers(
             let found =
                 format!("name server {name} of a raced zone, which is not a service address here");
             root.document.warn(zone.error(
-                line,
+                at,
                 found,
                 "every name server to be a master with the same delays",
             ));

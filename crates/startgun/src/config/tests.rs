@@ -127,6 +127,7 @@ fn faulty_masters_are_refused_in_these_words() {
 ("mail A 192.0.2.25","mail.example.net. A 192.0.2.25","?"),
 ("mail A 192.0.2.25","mail A 192.0.2.25\nmail CNAME ns","?"),
 ("mail A 192.0.2.25","$INCLUDE other.zone","?"),
+("mail A 192.0.2.25","mail A\na..b TXT x\nmail TXT \"open","?"),
 ("mail A 192.0.2.25","mail CH A 192.0.2.25","?"),
 ("mail A 192.0.2.25","mail 4294967295 A 192.0.2.25","?"),
 ("mail A 192.0.2.25","mail TXT (\n \"a\" ; c\n \"b\"\n)\n; comment\n\nmail SRV 1 1 1 ns","?"),

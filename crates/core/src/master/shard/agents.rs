@@ -40,7 +40,8 @@ pub struct AgentView {
 
 struct Agent {
     view: AgentView,
-    sealer: Option<(SessionId, Sealer)>,
+    /// Which session sends.
+    newest: Option<SessionId>,
     /// Frames waiting to be sealed together.
     gathered: Vec<u8>,
 }
@@ -48,6 +49,8 @@ struct Agent {
 struct Session {
     slot: Slot,
     opener: Opener,
+    /// Lives as long as the session: a second one, made when a session sends again, would use its nonces twice.
+    sealer: Sealer,
     /// The exchange that was answered last, and its T3 by the kernel's timestamp once that is known.
     last_reply: Option<(u32, Option<RaceTime>)>,
 }
@@ -86,14 +89,12 @@ impl Agents {
             self.sessions.entry(binding.id).or_insert_with(|| Session {
                 slot,
                 opener: Opener::new(binding, Direction::AgentToMaster, self.shard),
+                sealer: Sealer::new(binding, Direction::MasterToAgent, self.shard),
                 last_reply: None,
             });
         }
-        let agent = self.agents.entry(slot).or_insert_with(|| Agent { view: view.clone(), sealer: None, gathered: Vec::new() });
-        // A sealer is made once per session: a second one would use its nonces twice.
-        if let Some(newest) = view.sessions.last().filter(|newest| agent.sealer.as_ref().is_none_or(|(id, _)| *id != newest.id)) {
-            agent.sealer = Some((newest.id, Sealer::new(newest, Direction::MasterToAgent, self.shard)));
-        }
+        let agent = self.agents.entry(slot).or_insert_with(|| Agent { view: view.clone(), newest: None, gathered: Vec::new() });
+        agent.newest = view.sessions.last().map(|newest| newest.id);
         agent.view = view;
     }
 
@@ -154,8 +155,8 @@ impl Agents {
     }
 
     /// How long it takes until half of the runners have an order that is sent now.
-    pub(super) fn half_reached_within(&self, index: u16) -> Span {
-        let reached = self.reached(index, Rtype::A, false, None);
+    pub(super) fn half_reached_within(&self, index: u16, rtype: Rtype) -> Span {
+        let reached = self.reached(index, rtype, false, None);
         reached.get(reached.len().div_ceil(2).max(1) - 1).copied().unwrap_or(Span::MAX)
     }
 
@@ -192,7 +193,7 @@ impl Agents {
     fn gather(&mut self, slot: Slot, frame: &Frame<'_>, outputs: &mut VecDeque<Output>) {
         let Some(agent) = self.agents.get_mut(&slot) else { return };
         if agent.gathered.len() + frame.encoded_len() > MAX_PLAIN {
-            agent.flush(&mut self.datagram, outputs);
+            agent.flush(&mut self.sessions, &mut self.datagram, outputs);
         }
         frame.encode(&mut agent.gathered);
     }
@@ -200,7 +201,7 @@ impl Agents {
     /// Seals what was gathered.
     pub(super) fn flush(&mut self, outputs: &mut VecDeque<Output>) {
         for agent in self.agents.values_mut() {
-            agent.flush(&mut self.datagram, outputs);
+            agent.flush(&mut self.sessions, &mut self.datagram, outputs);
         }
     }
 
@@ -231,14 +232,12 @@ impl Agents {
             _ => (0, RaceTime::from_nanos(0)),
         };
         session.last_reply = Some((exchange, None));
-        let Some(agent) = self.agents.get_mut(&session.slot) else { return };
-        let Some((newest, sealer)) = &mut agent.sealer else { return };
         let mut plain = Vec::with_capacity(64);
         Frame::SyncReply { exchange, received, replied, previous }.encode(&mut plain);
         let mut bytes = Vec::with_capacity(128);
-        sealer.seal(&plain, &mut bytes);
-        let exchange = (*newest == id).then_some((id, exchange));
-        outputs.push_back(Output::Fast { to, bytes, exchange });
+        // By the session that asked: the agent has its keys, whichever of them sends orders by now.
+        session.sealer.seal(&plain, &mut bytes);
+        outputs.push_back(Output::Fast { to, bytes, exchange: Some((id, exchange)) });
     }
 
     pub(super) fn stamp_reply(&mut self, id: SessionId, exchange: u32, at: RaceTime) {
@@ -251,12 +250,17 @@ impl Agents {
 }
 
 impl Agent {
-    fn flush(&mut self, datagram: &mut Vec<u8>, outputs: &mut VecDeque<Output>) {
+    fn flush(
+        &mut self,
+        sessions: &mut BTreeMap<SessionId, Session>,
+        datagram: &mut Vec<u8>,
+        outputs: &mut VecDeque<Output>,
+    ) {
         if self.gathered.is_empty() {
             return;
         }
-        if let Some((_, sealer)) = &mut self.sealer {
-            sealer.seal(&self.gathered, datagram);
+        if let Some(session) = self.newest.and_then(|newest| sessions.get_mut(&newest)) {
+            session.sealer.seal(&self.gathered, datagram);
             outputs.push_back(Output::Fast { to: self.view.fast_path, bytes: datagram.clone(), exchange: None });
         }
         self.gathered.clear();
