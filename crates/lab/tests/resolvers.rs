@@ -153,8 +153,9 @@ fn run(user: &str, mut command: Command, test: &str) {
             println!("{line}");
         }
     }
+    let ran = String::from_utf8_lossy(&output.stdout).contains("test result: ok. 1 passed");
     assert!(
-        output.status.success(),
+        output.status.success() && ran,
         "{user}: {}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)

@@ -32,6 +32,11 @@ const ETH_IPV6: u32 = 0x86dd;
 /// Where classic BPF finds the packet's protocol.
 const SKF_PROTOCOL: u32 = -0x1000_i32 as u32;
 const UDP: u32 = 17;
+/// Where classic BPF finds whom the frame was for, and the value for "another host" (a promiscuous interface hears those).
+const SKF_PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
+const PACKET_OTHERHOST: u32 = 3;
+/// Malformed datagrams skipped in one call, so that a flood of them cannot hold the caller.
+const SKIPPED_MAX: usize = 64;
 
 impl SourceObserver {
     /// Watches for datagrams to `udp_port` whose payload begins with `first_payload_byte`.
@@ -50,6 +55,8 @@ impl SourceObserver {
         })?;
         // SAFETY: the descriptor is fresh and nobody else's.
         let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        // What this host itself sends is no proof that the network let it through.
+        set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1 as libc::c_int)?;
         let program = filter(udp_port, first_payload_byte);
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?;
@@ -64,12 +71,12 @@ impl SourceObserver {
         Ok(SourceObserver(socket))
     }
 
-    /// The next datagram that was seen; `None` when there is none.
+    /// The next datagram that was seen; `None` when there is none (or nothing but malformed ones so far).
     ///
     /// # Errors
     /// The kernel's.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Observed>> {
-        loop {
+        for _ in 0..SKIPPED_MAX {
             // SAFETY: `buffer` is valid for writing and named with its true length.
             let result = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             match check(result as libc::c_int) {
@@ -83,6 +90,7 @@ impl SourceObserver {
                 Err(error) => return Err(error),
             }
         }
+        Ok(None)
     }
 }
 
@@ -103,6 +111,8 @@ fn filter(port: u16, first: u8) -> Vec<libc::sock_filter> {
         k: 0x1fff,
     };
     vec![
+        load(half, absolute, SKF_PACKET_TYPE),
+        jump(PACKET_OTHERHOST, 18, 0),
         /* 0 */ load(half, absolute, SKF_PROTOCOL),
         /* 1 */ jump(ETH_IPV4, 0, 9),
         /* 2 */ load(byte, absolute, 9),
@@ -177,9 +187,114 @@ mod tests {
                     seen.push((observed.source, observed.destination, buffer[observed.payload].to_vec()));
                 }
             }
-            // Loopback shows a packet going out and coming in.
-            seen.dedup();
+            std::thread::sleep(Duration::from_millis(5));
+            // Loopback would show a packet going out and coming in; only the latter counts.
+            assert_eq!(observer.receive(&mut buffer).expect("watched"), None);
             assert_eq!(seen, [(near.address(), far.address(), b"\x5c challenge".to_vec())]);
+        }
+    }
+
+    /// Runs `ip` in the calling thread's network namespace.
+    fn ip(words: &str) -> Result<(), String> {
+        let output = std::process::Command::new("ip").args(words.split(' ')).output().map_err(|e| format!("ip: {e}"))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        }
+    }
+
+    fn enter_new_network() -> Result<(), String> {
+        // SAFETY: unshare takes a number; only the calling thread, which the test made, changes its network namespace.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map_err(|e| format!("a network namespace: {e}"))?;
+        ip("link set lo up")
+    }
+
+    fn thread_id() -> i32 {
+        // SAFETY: gettid takes nothing and cannot fail.
+        unsafe { libc::gettid() }
+    }
+
+    /// Both ends of a veth, 192.0.2.1 and 192.0.2.2, each in the network of a thread of its own. Both networks and all in
+    /// them end with the threads.
+    fn spoof_between_two_networks() -> Result<(), String> {
+        use std::sync::mpsc::channel;
+        let (tell_id, far_id) = channel();
+        let (tell_ready, ready) = channel::<()>();
+        enter_new_network()?;
+        let watcher: SocketAddr = "192.0.2.1:5300".parse().expect("an address");
+        let far = std::thread::spawn(move || -> Result<(), String> {
+            enter_new_network()?;
+            tell_id.send(thread_id()).map_err(|e| e.to_string())?;
+            ready.recv().map_err(|_| "the near network was not made".to_owned())?;
+            ip("addr add 192.0.2.2/24 dev far")?;
+            ip("link set far up")?;
+            let options = Options { transparent: true, ..Options::default() };
+            let spoofed = UdpSocket::bind("192.0.2.1:5301".parse().expect("an address"), options).expect("foreign");
+            let honest = UdpSocket::bind("192.0.2.2:5301".parse().expect("an address"), Options::default()).expect("own");
+            // Until the watcher has seen enough (it drops its end): the link takes a moment to come up, and an ARP request
+            // lost meanwhile is repeated after a second only. At most 10 s.
+            for _ in 0..2_000 {
+                if ready.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                    break;
+                }
+                spoofed.send_to(b"\x5c spoofed", watcher).expect("sent");
+                honest.send_to(b"\x5c honest", watcher).expect("sent");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(())
+        });
+        let id = far_id.recv().map_err(|_| "the far network was not made".to_owned());
+        let prepared = id.and_then(|id| {
+            ip("link add near type veth peer name far")?;
+            ip(&format!("link set far netns {id}"))?;
+            ip("addr add 192.0.2.1/24 dev near")?;
+            ip("link set near up")
+        });
+        if let Err(reason) = prepared {
+            drop(tell_ready);
+            let _ = far.join();
+            return Err(reason);
+        }
+        let socket = UdpSocket::bind(watcher, Options::default()).expect("a socket");
+        let mut observer = SourceObserver::open(watcher.port(), 0x5c).expect("root");
+        tell_ready.send(()).map_err(|e| e.to_string())?;
+        let mut buffer = [0; 2_048];
+        let mut seen = std::collections::BTreeSet::new();
+        let mut delivered = std::collections::BTreeSet::new();
+        let (clock, mut batch) = (crate::host_clock::HostClock::new(None), crate::udp::ReceiveBatch::new(64));
+        let end = Instant::now() + Duration::from_secs(8);
+        while (seen.len() < 2 || delivered.is_empty()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+            while let Some(observed) = observer.receive(&mut buffer).expect("watched") {
+                assert_eq!(observed.destination, watcher);
+                seen.insert((observed.source.ip().to_string(), buffer[observed.payload].to_vec()));
+            }
+            while socket.receive(&mut batch, &clock).expect("received") > 0 {
+                delivered.extend(batch.iter().map(|packet| packet.source.ip().to_string()));
+            }
+        }
+        drop(tell_ready);
+        far.join().expect("no panic")?;
+        while socket.receive(&mut batch, &clock).expect("received") > 0 {
+            delivered.extend(batch.iter().map(|packet| packet.source.ip().to_string()));
+        }
+        assert!(seen.contains(&("192.0.2.1".to_owned(), b"\x5c spoofed".to_vec())), "{seen:?}");
+        assert!(seen.contains(&("192.0.2.2".to_owned(), b"\x5c honest".to_vec())), "{seen:?}");
+        // The reason why there is an observer at all.
+        assert!(delivered.contains("192.0.2.2"), "{delivered:?}");
+        assert!(!delivered.contains("192.0.2.1"), "{delivered:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_challenge_from_the_watchers_own_address_is_seen_though_no_socket_gets_it() {
+        if !crate::privileges::is_root() {
+            return println!("skipped: network namespaces need root");
+        }
+        // A thread of its own, because its network changes for good.
+        match std::thread::spawn(spoof_between_two_networks).join().expect("no panic") {
+            Ok(()) => {}
+            Err(reason) => println!("skipped: {reason}"),
         }
     }
 

@@ -11,6 +11,7 @@ use startgun_core::time::LocalTime;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes kept of a packet: more than any datagram that is not refused anyway.
@@ -57,8 +58,10 @@ impl Default for Options {
 pub struct UdpSocket {
     socket: Socket,
     address: SocketAddr,
-    /// The kernel's number of the next datagram; `None` without transmit timestamps.
+    /// The number of the next datagram; `None` without transmit timestamps.
     next_number: Option<AtomicU32>,
+    /// Whether each datagram carries its number to the kernel, see [`numbers_travel`].
+    numbered: bool,
 }
 
 impl AsFd for UdpSocket {
@@ -147,7 +150,8 @@ pub struct Outgoing<'a> {
     pub to: SocketAddr,
     /// What.
     pub bytes: &'a [u8],
-    /// After the call: the kernel's number of the datagram (0 without transmit timestamps), or its error.
+    /// After the call: the number by which the datagram's transmit timestamp will be known (0 without transmit
+    /// timestamps; not necessarily the previous one's successor), or the kernel's error.
     pub outcome: Result<u32, i32>,
 }
 
@@ -170,8 +174,16 @@ impl UdpSocket {
             set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)?;
         }
         // The kernel cuts these down to its own maximum; that is not an error.
-        let _ = socket.set_recv_buffer_size(options.receive_buffer_bytes);
-        let _ = socket.set_send_buffer_size(options.send_buffer_bytes);
+        for (bytes, force, plain) in [
+            (options.receive_buffer_bytes, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            (options.send_buffer_bytes, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
+            let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+            // The first form goes beyond that maximum (200 KiB by default), with CAP_NET_ADMIN on the host itself.
+            if set_option(socket.as_fd(), libc::SOL_SOCKET, force, bytes).is_err() {
+                let _ = set_option(socket.as_fd(), libc::SOL_SOCKET, plain, bytes);
+            }
+        }
         match socket.bind(&SockAddr::from(address)) {
             Err(error) if options.transparent && error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
                 bind_transparent(&socket, address)?;
@@ -180,7 +192,13 @@ impl UdpSocket {
         }
         set_timestamping(&socket, &options)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
-        Ok(UdpSocket { socket, address, next_number: options.transmit_timestamps.then(|| AtomicU32::new(0)) })
+        let next_number = options.transmit_timestamps.then(|| AtomicU32::new(0));
+        Ok(UdpSocket { socket, address, next_number, numbered: options.transmit_timestamps && numbers_travel() })
+    }
+
+    /// Whether the kernel stamps what this socket sends, so that [`UdpSocket::drain_transmit_timestamps`] has something.
+    pub fn stamps_departures(&self) -> bool {
+        self.next_number.is_some()
     }
 
     /// The address that it is bound to.
@@ -232,7 +250,7 @@ impl UdpSocket {
         Ok(received)
     }
 
-    /// Sends one datagram now. `Some` is the kernel's number of it, by which its transmit timestamp will be known.
+    /// Sends one datagram now. `Some` is the number by which its transmit timestamp will be known.
     ///
     /// # Errors
     /// The kernel's; a full buffer is one.
@@ -259,8 +277,14 @@ impl UdpSocket {
         // SAFETY: an all-zero mmsghdr is a valid value: null pointers and zero lengths.
         let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
         let mut addresses: [Option<SockAddr>; SEND_BATCH] = [const { None }; SEND_BATCH];
-        for (((message, vector), header), address) in
-            chunk.iter().zip(&mut vectors).zip(&mut headers).zip(&mut addresses)
+        let mut numbers = [NumberMessage::new(0); SEND_BATCH];
+        // Taken before the call, so that two threads never share one; what a refusal leaves unused is skipped.
+        let first = match &self.next_number {
+            Some(next) if self.numbered => next.fetch_add(chunk.len() as u32, Ordering::Relaxed),
+            _ => 0,
+        };
+        for ((((message, vector), header), address), number) in
+            chunk.iter().zip(&mut vectors).zip(&mut headers).zip(&mut addresses).zip(first..)
         {
             let address = address.insert(SockAddr::from(message.to));
             vector.iov_base = message.bytes.as_ptr().cast_mut().cast();
@@ -269,11 +293,17 @@ impl UdpSocket {
             header.msg_hdr.msg_namelen = address.len();
             header.msg_hdr.msg_iov = &raw mut *vector;
             header.msg_hdr.msg_iovlen = 1;
+            let control = &mut numbers[number.wrapping_sub(first) as usize];
+            if self.numbered {
+                *control = NumberMessage::new(number);
+                header.msg_hdr.msg_control = (&raw mut *control).cast();
+                header.msg_hdr.msg_controllen = size_of::<NumberMessage>() as _;
+            }
         }
         let mut tries = 0;
         let sent = loop {
-            // SAFETY: `chunk.len()` (at most SEND_BATCH) headers point at addresses, vectors and bytes that outlive the
-            // call; sendmmsg only reads what they point at.
+            // SAFETY: `chunk.len()` (at most SEND_BATCH) headers point at addresses, vectors, control messages and bytes
+            // that outlive the call; sendmmsg only reads what they point at.
             let result =
                 unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), chunk.len() as u32, 0) };
             match check(result) {
@@ -285,9 +315,14 @@ impl UdpSocket {
         };
         match sent {
             Ok(sent) => {
-                for message in &mut chunk[..sent] {
-                    let number = self.next_number.as_ref().map_or(0, |next| next.fetch_add(1, Ordering::Relaxed));
-                    message.outcome = Ok(number);
+                for (message, place) in chunk[..sent].iter_mut().zip(0..) {
+                    message.outcome = Ok(match &self.next_number {
+                        Some(_) if self.numbered => first.wrapping_add(place),
+                        // The kernel counts by itself, and so do we: right as long as it takes no datagram so far that
+                        // it counts it and then refuses it (a firewall's EPERM).
+                        Some(next) => next.fetch_add(1, Ordering::Relaxed),
+                        None => 0,
+                    });
                 }
                 sent.max(1)
             }
@@ -374,6 +409,59 @@ impl UdpSocket {
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
         set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, program)
     }
+}
+
+/// `SCM_TS_OPT_ID`, from Linux 6.13: a datagram's own number for its transmit timestamp.
+const SCM_TS_OPT_ID: libc::c_int = 81;
+
+/// A control message that says which number the transmit timestamp shall carry.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct NumberMessage {
+    header: libc::cmsghdr,
+    number: u32,
+    /// Control messages fill whole words.
+    padding: u32,
+}
+
+impl NumberMessage {
+    fn new(number: u32) -> Self {
+        // SAFETY: cmsghdr is a plain C struct for which all zeroes is a valid value.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u32>()) as _;
+        header.cmsg_level = libc::SOL_SOCKET;
+        header.cmsg_type = SCM_TS_OPT_ID;
+        NumberMessage { header, number, padding: 0 }
+    }
+}
+
+/// Whether this kernel takes a datagram's number from the datagram. Where it does not, it counts by itself, and a datagram
+/// that it counted but then refused shifts every later number.
+///
+/// Asked once, by a datagram to the broadcast address from a socket that may not broadcast: a kernel that knows the control
+/// message gets as far as refusing that (or finding no route), one that does not says `EINVAL` first. Nothing is sent.
+fn numbers_travel() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let ask = || {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+            set_timestamping(&socket, &Options { transmit_timestamps: true, ..Options::default() })?;
+            let to = SockAddr::from(SocketAddr::from(([255; 4], 9)));
+            let mut control = NumberMessage::new(0);
+            // SAFETY: an all-zero msghdr is a valid value: null pointers and zero lengths.
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            header.msg_name = to.as_ptr().cast_mut().cast();
+            header.msg_namelen = to.len();
+            header.msg_control = (&raw mut control).cast();
+            header.msg_controllen = size_of::<NumberMessage>() as _;
+            // SAFETY: the header points at `to` and `control`, which outlive the call, with their true lengths.
+            check(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) } as libc::c_int)
+        };
+        match ask() {
+            Ok(_) => true,
+            Err(error) => matches!(error.raw_os_error(), Some(libc::EACCES | libc::ENETUNREACH | libc::EHOSTUNREACH)),
+        }
+    })
 }
 
 /// Where classic BPF finds the network header, whatever the packet's data pointer.
@@ -494,19 +582,36 @@ mod tests {
         all
     }
 
+    /// The kernel switches receive timestamps on a moment after the first socket asks for them, and off after the last.
+    fn wait_for_receive_stamps(near: &UdpSocket, far: &UdpSocket, clock: &HostClock) {
+        let mut batch = ReceiveBatch::new(4);
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            near.send_to(b"warm", far.address()).expect("sent");
+            let received = receive_until(far, clock, &mut batch, 1);
+            if received.iter().all(|(_, _, kernel_stamped, _)| *kernel_stamped) && !received.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < end, "the kernel never stamped a packet");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        near.drain_transmit_timestamps(clock, &mut |_, _| {}).expect("stamps");
+    }
+
     #[test]
     fn packets_carry_their_kernel_stamps_both_ways() {
         let clock = HostClock::new(None);
         for any in ["127.0.0.1:0", "[::1]:0"] {
             let near = UdpSocket::bind(address(any), stamped()).expect("a socket");
             let far = UdpSocket::bind(address(any), stamped()).expect("a socket");
+            wait_for_receive_stamps(&near, &far, &clock);
             let before = clock.now();
             let bytes: Vec<Vec<u8>> = (0..100u8).map(|i| vec![i; 3]).collect();
             let mut messages: Vec<Outgoing<'_>> =
                 bytes.iter().map(|bytes| Outgoing { to: far.address(), bytes, outcome: Err(0) }).collect();
             near.send_batch(&mut messages);
             let numbers: Vec<u32> = messages.iter().map(|m| m.outcome.expect("sent")).collect();
-            assert_eq!(numbers, (0..100).collect::<Vec<u32>>());
+            assert_eq!(numbers.iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
             let received = receive_until(&far, &clock, &mut ReceiveBatch::new(64), 100);
             assert_eq!(received.len(), 100);
             let mut stamps = std::collections::BTreeMap::new();
@@ -514,12 +619,16 @@ mod tests {
             while stamps.len() < 100 && Instant::now() < end {
                 near.drain_transmit_timestamps(&clock, &mut |number, at| { stamps.insert(number, at); }).expect("stamps");
             }
-            for (number, (source, received_at, kernel_stamped, bytes)) in (0u32..).zip(&received) {
+            let mut transits = Vec::new();
+            for (place, (source, received_at, kernel_stamped, bytes)) in received.iter().enumerate() {
                 assert_eq!((*source, *kernel_stamped), (near.address(), true));
-                assert_eq!(bytes, &vec![number as u8; 3]);
-                let left = stamps[&number];
-                assert!(left >= before - Span::from_micros(20) && *received_at >= left - Span::from_micros(20), "{number}");
+                assert_eq!(bytes, &vec![place as u8; 3]);
+                let left = stamps[&numbers[place]];
+                assert!(left >= before - Span::from_micros(20) && *received_at >= left - Span::from_micros(20), "{place}");
+                transits.push(*received_at - left);
             }
+            transits.sort_unstable();
+            println!("{any}: kernel stamps, from leaving to arriving: p50 {:?}, p99 {:?}", transits[50], transits[99]);
         }
     }
 
@@ -535,14 +644,15 @@ mod tests {
             Outgoing { to: far.address(), bytes: b"two", outcome: Err(0) },
         ];
         near.send_batch(&mut messages);
-        let outcomes: Vec<Result<u32, i32>> = messages.iter().map(|m| m.outcome).collect();
-        assert_eq!(outcomes, [Ok(0), Err(libc::EMSGSIZE), Ok(1)]);
+        assert_eq!(messages[1].outcome, Err(libc::EMSGSIZE));
+        let sent = [messages[0].outcome.expect("sent"), messages[2].outcome.expect("sent")];
+        assert_ne!(sent[0], sent[1]);
         let mut stamps = Vec::new();
         let end = Instant::now() + Duration::from_secs(2);
         while stamps.len() < 2 && Instant::now() < end {
             near.drain_transmit_timestamps(&clock, &mut |number, _| stamps.push(number)).expect("stamps");
         }
-        assert_eq!(stamps, [0, 1]);
+        assert_eq!(stamps, sent);
     }
 
     #[test]
@@ -600,6 +710,29 @@ mod tests {
             from.send_to(b"x", to).expect("sent");
         });
         assert_eq!(got[shard_of_source(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 3)].len(), 1);
+    }
+
+    #[test]
+    fn ipv6_sources_meet_their_shards_too() {
+        let foreign = |host: u16, to: SocketAddr| {
+            let source = SocketAddr::new(IpAddr::from([0x2001, 0xdb8, 0, host, 7, 0, 0, 1]), 0);
+            let from = UdpSocket::bind(source, Options { transparent: true, ..Options::default() })?;
+            from.send_to(b"x", to).map(|_| ())
+        };
+        let probe = UdpSocket::bind(address("[::1]:0"), Options::default()).expect("a socket");
+        if let Err(error) = foreign(1, probe.address()) {
+            return println!("skipped: foreign IPv6 sources: {error}");
+        }
+        for shards in 2..=4 {
+            let got = steered("[::1]:0", shards, |s| s.steer_by_source(shards).expect("steered"), |to, _| {
+                (1..40).for_each(|host| foreign(host, to).expect("sent"));
+            });
+            assert_eq!(got.iter().map(Vec::len).sum::<usize>(), 39);
+            for (shard, packets) in got.iter().enumerate() {
+                assert!(!packets.is_empty(), "shard {shard} of {shards} got nothing");
+                assert!(packets.iter().all(|(source, _)| shard_of_source(source.ip(), shards) == shard));
+            }
+        }
     }
 
     #[test]

@@ -68,7 +68,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("startgun: {error}");
+            // A list of faults in files stands by itself, so that FILE:LINE can be followed.
+            if error.contains('\n') { eprintln!("{error}") } else { eprintln!("startgun: {error}") }
             ExitCode::FAILURE
         }
     }

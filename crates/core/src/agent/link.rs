@@ -323,7 +323,7 @@ impl Link {
 
     /// Why this agent does not race for this master; `None` when it does.
     pub(super) fn stand_down(&self, config: &AgentConfig, now: LocalTime) -> Option<StandDown> {
-        if !self.sessions.back().is_some_and(|session| session.ends_at.is_none_or(|end| now <= end)) {
+        if self.sessions.back().is_none_or(|session| session.ends_at.is_some_and(|end| now > end)) {
             return Some(StandDown::NoSession);
         }
         if self.playbook.is_none() {

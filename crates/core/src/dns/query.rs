@@ -31,6 +31,7 @@ pub struct Query<'a> {
 }
 
 /// What a packet deserves.
+#[allow(clippy::large_enum_variant, reason = "it lives on the stack for one packet; a box would be an allocation per query")]
 pub enum Verdict<'a> {
     /// Silence: a response, or too short to answer. Two servers answering each other's answers would never end
     /// (RFC 8906 section 4 forbids no other silence).

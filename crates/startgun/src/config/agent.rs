@@ -158,7 +158,10 @@ fn read_limits(section: Section<'_>) -> Limits {
     let rate = |value: Value<'_>| value.integer(1..=DEPARTURES_PER_S_MAX, RATE);
     let departures_per_s = section.or("departures_per_s", default.departures_per_s, rate);
     let value = section.value("departures_per_prefix_per_s");
-    let departures_per_prefix_per_s = match value.as_ref().and_then(|value| value.integer(1..=DEPARTURES_PER_S_MAX, RATE)) {
+    let departures_per_prefix_per_s = match value
+        .as_ref()
+        .and_then(|value| value.integer(1..=DEPARTURES_PER_S_MAX, RATE))
+    {
         Some(found) if found > departures_per_s => {
             let found = format!("{found}, above departures_per_s, {departures_per_s}");
             value.and_then(|value| value.fault(found, "at most as many as in all"))
@@ -169,8 +172,11 @@ fn read_limits(section: Section<'_>) -> Limits {
         departures_per_s,
         departures_per_prefix_per_s: departures_per_prefix_per_s
             .unwrap_or(default.departures_per_prefix_per_s.min(departures_per_s)),
-        allow_private_destinations: section
-            .or("allow_private_destinations", default.allow_private_destinations, |value| value.boolean()),
+        allow_private_destinations: section.or(
+            "allow_private_destinations",
+            default.allow_private_destinations,
+            |value| value.boolean(),
+        ),
     };
     section.finish();
     limits
@@ -197,23 +203,36 @@ impl Default for Clock {
 fn read_clock(section: Section<'_>) -> Clock {
     let default = Clock::default();
     // Below a microsecond no host would ever be ready; above seconds a race is decided by chance.
-    let max_bound = section.or("max_bound_ms", default.max_bound, |value| value.milliseconds(0.001..=10_000.0));
+    let max_bound = section.or("max_bound_ms", default.max_bound, |value| {
+        value.milliseconds(0.001..=10_000.0)
+    });
     let value = section.value("max_expected_error_ms");
-    let max_expected_error = match value.as_ref().and_then(|value| value.milliseconds(0.001..=1_000.0)) {
+    let max_expected_error = match value
+        .as_ref()
+        .and_then(|value| value.milliseconds(0.001..=1_000.0))
+    {
         Some(found) if found > max_bound => {
-            let found = format!("{}, above max_bound_ms, {}", found.as_millis_f64(), max_bound.as_millis_f64());
-            value.and_then(|value| value.fault(found, "at most the bound: no error exceeds what is proven"))
+            let found = format!(
+                "{}, above max_bound_ms, {}",
+                found.as_millis_f64(),
+                max_bound.as_millis_f64()
+            );
+            value.and_then(|value| {
+                value.fault(found, "at most the bound: no error exceeds what is proven")
+            })
         }
         found => found,
     };
     let clock = Clock {
         max_expected_error: max_expected_error.unwrap_or(default.max_expected_error.min(max_bound)),
         max_bound,
-        max_drift_ppm: section
-            .or("max_drift_ppm", default.max_drift_ppm, |value| value.integer(1..=10_000, "parts per million")),
+        max_drift_ppm: section.or("max_drift_ppm", default.max_drift_ppm, |value| {
+            value.integer(1..=10_000, "parts per million")
+        }),
         // 10 ms are 100 exchanges per second and master; a minute leaves one sample in the clock's window.
-        exchange_interval: section
-            .or("exchange_interval_ms", default.exchange_interval, |value| value.milliseconds(10.0..=60_000.0)),
+        exchange_interval: section.or("exchange_interval_ms", default.exchange_interval, |value| {
+            value.milliseconds(10.0..=60_000.0)
+        }),
     };
     section.finish();
     clock

@@ -28,10 +28,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-pub use agent::{AgentConfig, MasterLink, SignalPropagation};
-pub use error::{ConfigError, Position};
-pub use host::{ClockDistortion, HostConfig};
-pub use master::MasterConfig;
+pub use agent::{AgentConfig, MasterLink};
+pub use error::ConfigError;
+pub use host::HostConfig;
+pub use master::{MasterConfig, SHARDS_MAX};
 use reader::{Document, Section};
 
 /// Largest configuration or zone file, in bytes: 65,536 records at 256 bytes each.

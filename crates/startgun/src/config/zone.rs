@@ -78,17 +78,38 @@ impl Source {
     }
 
     /// A fault at a place of the text.
-    fn error(&self, at: Position, found: impl Into<String>, expected: impl Into<String>) -> ConfigError {
+    fn error(
+        &self,
+        at: Position,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> ConfigError {
         let found = found.into();
         let (position, found) = match self.start {
-            Start::At(start) if at.line == 1 => {
-                (Position { line: start.line, column: start.column + at.column - 1 }, found)
-            }
-            Start::At(start) => (Position { line: start.line + at.line - 1, column: at.column }, found),
+            Start::At(start) if at.line == 1 => (
+                Position {
+                    line: start.line,
+                    column: start.column + at.column - 1,
+                },
+                found,
+            ),
+            Start::At(start) => (
+                Position {
+                    line: start.line + at.line - 1,
+                    column: at.column,
+                },
+                found,
+            ),
             Start::Escaped(start) => (start, format!("in line {} of the text {found}", at.line)),
         };
         let (file, key) = (self.file.clone(), self.key.clone());
-        ConfigError { file, position: Some(position), key, found, expected: expected.into() }
+        ConfigError {
+            file,
+            position: Some(position),
+            key,
+            found,
+            expected: expected.into(),
+        }
     }
 }
 
@@ -115,12 +136,20 @@ pub(super) fn read_zone(section: &Section<'_>, records_left: &mut usize) -> Opti
     *records_left -= records.len();
     let is_readable = faults.is_empty();
     for fault in faults {
-        section.document.note(source.error(fault.at, fault.found, fault.expected));
+        section
+            .document
+            .note(source.error(fault.at, fault.found, fault.expected));
     }
-    let zone = Zone { apex, records, source };
+    let zone = Zone {
+        apex,
+        records,
+        source,
+    };
     // Where records could not be read, their absence proves nothing.
     if is_readable {
-        zone.check().into_iter().for_each(|error| section.document.note(error));
+        zone.check()
+            .into_iter()
+            .for_each(|error| section.document.note(error));
     }
     is_readable.then_some(zone)
 }
@@ -201,7 +230,9 @@ impl Zone {
     /// What is wrong with the zone as a whole.
     fn check(&self) -> Vec<ConfigError> {
         let mut errors = Vec::new();
-        let mut wrong = |at: Position, found: String, expected: &str| errors.push(self.error(at, found, expected));
+        let mut wrong = |at: Position, found: String, expected: &str| {
+            errors.push(self.error(at, found, expected))
+        };
         for placed in &self.records {
             let owner = &placed.record.owner;
             if !self.apex.is_ancestor_or_self_of(owner.as_bytes()) {

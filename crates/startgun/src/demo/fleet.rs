@@ -2,7 +2,6 @@
 
 use super::ZONE;
 use startgun_lab::process::Process;
-use startgun_lab::scenario::Scenario;
 use startgun_lab::world::{Host, Role, SERVICE_IPV4, World};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -28,19 +27,36 @@ pub(super) fn site_of(address: Ipv4Addr) -> Option<usize> {
     ([a, b, c] == SITE_ADDRESSES).then(|| usize::from(last).checked_sub(1)).flatten()
 }
 
+/// Longest site name in a configuration.
+const SITE_NAME_MAX: usize = 63;
+
+/// The site's name in configurations and NSID: the place's, as far as a site name may hold it, or the host's where that
+/// leaves nothing of its own.
+pub(super) fn site_name(world: &World, index: usize) -> String {
+    let plain = |name: &str| -> String {
+        let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+        name.chars().map(allowed).take(SITE_NAME_MAX).collect()
+    };
+    let agent = &world.agents[index];
+    let name = plain(&agent.name);
+    let alike = world.agents.iter().filter(|other| plain(&other.name) == name).count();
+    if name.is_empty() || alike > 1 { agent.id.clone() } else { name }
+}
+
 fn own_program() -> Result<std::path::PathBuf, String> {
     std::env::current_exe().map_err(|error| format!("finding this program: {error}"))
 }
 
 /// Makes the CA, a certificate and a configuration for every host of master and agents.
-pub(super) fn make(scenario: &Scenario, world: &World, directory: &Path) -> Result<(), String> {
+pub(super) fn make(world: &World, directory: &Path) -> Result<(), String> {
     fleet_command(directory, &["init"])?;
     for host in std::iter::once(&world.master).chain(&world.agents) {
         let role = if host.role == Role::Master { "master" } else { "agent" };
         fleet_command(directory, &["enroll", &host.id, "--role", role])?;
     }
-    write(directory, "master.toml", &master_toml(scenario, world))?;
-    world.agents.iter().try_for_each(|agent| write(directory, &format!("{}.toml", agent.id), &agent_toml(world, agent)))
+    write(directory, "master.toml", &master_toml(world))?;
+    let mut agents = world.agents.iter().enumerate();
+    agents.try_for_each(|(index, agent)| write(directory, &format!("{}.toml", agent.id), &agent_toml(world, index)))
 }
 
 fn write(directory: &Path, name: &str, text: &str) -> Result<(), String> {
@@ -82,7 +98,7 @@ fn tables_toml(host: &Host) -> String {
     )
 }
 
-fn master_toml(scenario: &Scenario, world: &World) -> String {
+fn master_toml(world: &World) -> String {
     let mut toml = common_toml("master", &world.master);
     let _ = writeln!(toml, "control_listen = \"{}:{CONTROL_PORT}\"", world.master.ipv4);
     toml += &tables_toml(&world.master);
@@ -94,16 +110,16 @@ fn master_toml(scenario: &Scenario, world: &World) -> String {
          [[race]]\nname = \"*.{ZONE}\"\nttl_s = 1\ncover = 1.0\n\
          [race.fallback]\na = [\"{FALLBACK_ADDRESS}\"]\n"
     );
-    for (index, site) in scenario.agents.iter().enumerate() {
-        // TOML's basic strings escape as Rust's do, for names without control characters.
-        let _ = writeln!(toml, "[race.sites.{site:?}]\na = [\"{}\"]", site_address(index));
+    for index in 0..world.agents.len() {
+        let _ = writeln!(toml, "[race.sites.{}]\na = [\"{}\"]", site_name(world, index), site_address(index));
     }
     toml
 }
 
-fn agent_toml(world: &World, agent: &Host) -> String {
+fn agent_toml(world: &World, index: usize) -> String {
+    let agent = &world.agents[index];
     let mut toml = common_toml("agent", agent);
-    let _ = write!(toml, "site = {:?}\naudit_log = \"{}.jsonl\"\n", agent.name, agent.id);
+    let _ = write!(toml, "site = \"{}\"\naudit_log = \"{}.jsonl\"\n", site_name(world, index), agent.id);
     toml += &tables_toml(agent);
     let _ = write!(
         toml,

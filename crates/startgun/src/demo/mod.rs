@@ -204,7 +204,7 @@ impl ProgressLine {
 struct Stage {
     scenario: Scenario,
     // Dropped before the world: the processes live on its hosts.
-    _processes: Vec<Process>,
+    processes: Vec<Process>,
     world: World,
     directory: PathBuf,
     asks: Vec<(Ask, ResolverKind, String)>,
@@ -219,7 +219,7 @@ impl Stage {
         directory: &Path,
         line: &mut ProgressLine,
     ) -> Result<Self, String> {
-        fleet::make(scenario, &world, directory)?;
+        fleet::make(&world, directory)?;
         let mut processes = vec![fleet::start(&world.master, "master", directory)?];
         for agent in &world.agents {
             processes.push(fleet::start(agent, "agent", directory)?);
@@ -241,8 +241,8 @@ impl Stage {
             };
             asks.push((ask, kind, version));
         }
-        let stage =
-            Stage { scenario: scenario.clone(), _processes: processes, world, directory: directory.to_owned(), asks };
+        let mut stage =
+            Stage { scenario: scenario.clone(), processes, world, directory: directory.to_owned(), asks };
         stage.wait_until_ready(line)?;
         Ok(stage)
     }
@@ -254,10 +254,11 @@ impl Stage {
         }
     }
 
-    fn wait_until_ready(&self, line: &mut ProgressLine) -> Result<(), String> {
+    fn wait_until_ready(&mut self, line: &mut ProgressLine) -> Result<(), String> {
         let sites = self.scenario.agents.len();
         let end = Instant::now() + READY_TIMEOUT;
         loop {
+            self.check_processes()?;
             let status = self.master_status();
             let ready = status.as_ref().map_or(0, |master| {
                 let samples = |agent: &startgun_core::master::AgentStatus| {
@@ -282,6 +283,23 @@ impl Stage {
             }
             std::thread::sleep(Duration::from_millis(250));
         }
+    }
+
+    /// A program that has ended will not get ready: say what it said.
+    fn check_processes(&mut self) -> Result<(), String> {
+        for process in &mut self.processes {
+            let ended = process.try_wait().map_err(|error| format!("{}: {error}", process.program()))?;
+            if let Some(status) = ended {
+                let logs = std::iter::once(&self.world.master).chain(&self.world.agents).filter_map(|host| {
+                    let log = std::fs::read_to_string(self.directory.join(format!("{}.log", host.id))).ok()?;
+                    let fault = log.lines().rev().find(|line| line.starts_with("startgun: "))?;
+                    Some(format!("{}: {fault}", host.id))
+                });
+                let logs: Vec<String> = logs.collect();
+                return Err(format!("{} ended, {status}; {}", process.program(), logs.join("; ")));
+            }
+        }
+        Ok(())
     }
 
     /// Lets every client ask on its own host.
@@ -387,7 +405,8 @@ impl Stage {
             .collect();
         let forward = master.agents.iter().filter_map(|agent| {
             let delay = agent.report.as_ref()?.forward_delay?;
-            Some((agent.site.clone(), delay.p99.as_millis_f64()))
+            let host = self.world.agents.iter().find(|host| host.id == agent.name)?;
+            Some((host.name.clone(), delay.p99.as_millis_f64()))
         });
         Ok(Report {
             scenario: self.scenario.name.clone(),

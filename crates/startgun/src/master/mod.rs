@@ -36,7 +36,11 @@ const OBSERVE_INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 /// A sentence for the operator; nothing was started then.
 pub fn run(path: &Path) -> Result<(), String> {
-    let config = startup::loaded(config::load_master(path))?;
+    let mut config = startup::loaded(config::load_master(path))?;
+    if config.shards == 0 {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        config.shards = cores.min(usize::from(config::SHARDS_MAX)) as u8;
+    }
     let clock = startup::clock(&config.host);
     let epoch = startup::epoch()?;
     let service: SharedService = Arc::new(config.service.clone());

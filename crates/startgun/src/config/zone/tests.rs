@@ -13,12 +13,19 @@ fn scanned(text: &str) -> Vec<String> {
     let (records, faults) = scan(&name("example.org"), text, 100);
     let records = records.iter().map(|placed| {
         let record = &placed.record;
-        let hex: String = record.data.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = record
+            .data
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("{} {} {} {hex}", record.owner, record.ttl_s, record.rtype)
     });
     let faults = faults.iter().map(|fault| {
         let at = fault.at;
-        format!("{}:{} {}, {}", at.line, at.column, fault.found, fault.expected)
+        format!(
+            "{}:{} {}, {}",
+            at.line, at.column, fault.found, fault.expected
+        )
     });
     records.chain(faults).collect()
 }
@@ -39,7 +46,10 @@ txt TXT \"two words\" a\\\"\\065\\; \"\"
 a\\.b CNAME .
 ";
     let example = "076578616d706c65036f726700";
-    let soa_data = format!("026e73{example}0a686f73746d6173746572076578616d706c65036e657400000000010000000200000003{}", "0000000400000005");
+    let soa_data = format!(
+        "026e73{example}0a686f73746d6173746572076578616d706c65036e657400000000010000000200000003{}",
+        "0000000400000005"
+    );
     let expected = [
         format!("example.org. 60 SOA {soa_data}"),
         format!("example.org. 60 NS 026e73{example}"),
@@ -61,7 +71,10 @@ fn a_record_without_ttl_takes_the_zones_then_the_last_then_the_default() {
         assert!(faults.is_empty());
         records.iter().map(|placed| placed.record.ttl_s).collect()
     };
-    assert_eq!(ttls("a A 192.0.2.1\na 5 A 192.0.2.2\na A 192.0.2.3"), [3_600, 5, 5]);
+    assert_eq!(
+        ttls("a A 192.0.2.1\na 5 A 192.0.2.2\na A 192.0.2.3"),
+        [3_600, 5, 5]
+    );
     assert_eq!(ttls("a 5 A 192.0.2.2\n$TTL 7\na A 192.0.2.3"), [5, 7]);
 }
 
@@ -102,7 +115,10 @@ a ) A 192.0.2.1
     // What could be made of the lines with faulty quotes and parentheses is beside the point.
     found.retain(|line| !line.contains("TXT 046f") && !line.ends_with("c0000201"));
     assert_eq!(found, expected);
-    assert_eq!(scanned(" A 192.0.2.1"), ["1:2 a record without owner, an owner in the first one"]);
+    assert_eq!(
+        scanned(" A 192.0.2.1"),
+        ["1:2 a record without owner, an owner in the first one"]
+    );
     let (records, faults) = scan(&name("."), "a A 192.0.2.1\nb A 192.0.2.1", 1);
     assert_eq!((records.len(), faults.len()), (1, 1));
     assert_eq!(records[0].record.owner, name("a"));
@@ -111,9 +127,39 @@ a ) A 192.0.2.1
 #[test]
 fn no_text_is_too_odd() {
     let pieces = [
-        "a", "..", "b.c", "@", " ", "\t", "\n", "(", ")", "\"", ";", "\\", "\\0", "\\.", "\\255", "$ORIGIN", "$TTL",
-        "A", "NS", "MX", "TXT", "SOA", "192.0.2.1", "10", "4294967296", "IN", "é", "\r\n", "\0", ".", "*",
-        "ns ns 1 2 3 4 5", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "a",
+        "..",
+        "b.c",
+        "@",
+        " ",
+        "\t",
+        "\n",
+        "(",
+        ")",
+        "\"",
+        ";",
+        "\\",
+        "\\0",
+        "\\.",
+        "\\255",
+        "$ORIGIN",
+        "$TTL",
+        "A",
+        "NS",
+        "MX",
+        "TXT",
+        "SOA",
+        "192.0.2.1",
+        "10",
+        "4294967296",
+        "IN",
+        "é",
+        "\r\n",
+        "\0",
+        ".",
+        "*",
+        "ns ns 1 2 3 4 5",
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
     ];
     // xorshift64: any sequence will do, as long as it is the same each time.
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -125,7 +171,7 @@ fn no_text_is_too_odd() {
             state ^= state >> 7;
             state ^= state << 17;
             text.push_str(pieces[(state >> 8) as usize % pieces.len()]);
-            text.push_str(if state % 3 == 0 { " " } else { "" });
+            text.push_str(if state.is_multiple_of(3) { " " } else { "" });
         }
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let (records, _) = scan(&name("example.org"), &text, 100);
@@ -136,5 +182,8 @@ fn no_text_is_too_odd() {
         }
         taken += records.len();
     }
-    assert!(taken > 100, "the texts hold {taken} records, too few to show anything");
+    assert!(
+        taken > 100,
+        "the texts hold {taken} records, too few to show anything"
+    );
 }

@@ -1,0 +1,35 @@
+# Everything that this repository can do, by one word each. CI runs `make lint` and `make test`, and nothing else.
+
+CARGO ?= cargo
+# Passed on to the demo: make demo ARGS="--scenario lan --seconds 10"
+ARGS ?=
+
+.PHONY: help demo demo-deps test lint bench
+
+help:
+	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
+	@echo "make demo-deps  install those resolvers, as root; else say which are missing"
+	@echo "make test       run all tests; each skipped one is named with its reason"
+	@echo "make lint       formatting, clippy, licences of the dependencies"
+	@echo "make bench      run the benches"
+
+demo: demo-deps
+	$(CARGO) run --release --locked -p startgun -- demo $(ARGS)
+
+demo-deps:
+	scripts/demo-deps
+
+test:
+	scripts/run-tests
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	scripts/check-dependencies
+
+bench:
+	@if ls crates/*/benches/*.rs >/dev/null 2>&1; then \
+	    $(CARGO) bench --workspace --locked; \
+	else \
+	    echo "There are no benches yet."; \
+	fi

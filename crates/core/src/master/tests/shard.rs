@@ -1,0 +1,5 @@
+//! One shard: queries in, orders out, receipts in.
+
+mod admission;
+mod bench;
+mod races;
