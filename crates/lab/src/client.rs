@@ -128,9 +128,7 @@ impl Load {
     /// `InvalidInput` when prefix and base make no name.
     pub fn name_of(&self, number: u64) -> io::Result<Name<Vec<u8>>> {
         let text = format!("{}-{number}.{}.", self.prefix, self.wildcard_base);
-        text.parse().map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("name {text}: {error}"))
-        })
+        text.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("name {text}: {error}")))
     }
 }
 
@@ -138,11 +136,7 @@ impl Load {
 ///
 /// # Errors
 /// The error of the socket; no answer, or one without an address, is `Ok(None)`.
-pub fn ask_once(
-    ask: Ask,
-    name: &Name<Vec<u8>>,
-    patience: Duration,
-) -> io::Result<Option<Ipv4Addr>> {
+pub fn ask_once(ask: Ask, name: &Name<Vec<u8>>, patience: Duration) -> io::Result<Option<Ipv4Addr>> {
     let socket = UdpSocket::bind(any_address(ask))?;
     let message = query(ask, name, 1)?;
     socket.send_to(&message, ask.address())?;
@@ -242,13 +236,8 @@ impl<'a> Run<'a> {
             }
             let id = self.next_id;
             self.next_id = self.next_id.wrapping_add(1);
-            let open = Open {
-                number: self.next_number,
-                name,
-                first_sent: now,
-                next_repeat: now + REPEAT_EVERY,
-                sendings: 1,
-            };
+            let open =
+                Open { number: self.next_number, name, first_sent: now, next_repeat: now + REPEAT_EVERY, sendings: 1 };
             self.next_number += 1;
             self.send(id, &open.name)?;
             self.open.insert(id, open);
@@ -266,12 +255,8 @@ impl<'a> Run<'a> {
 
     fn repeat_and_give_up(&mut self) {
         let now = Instant::now();
-        let given_up: Vec<u16> = self
-            .open
-            .iter()
-            .filter(|(_, open)| now >= open.first_sent + PATIENCE)
-            .map(|(&id, _)| id)
-            .collect();
+        let given_up: Vec<u16> =
+            self.open.iter().filter(|(_, open)| now >= open.first_sent + PATIENCE).map(|(&id, _)| id).collect();
         for id in given_up {
             self.close(id, None, false);
         }
@@ -300,9 +285,8 @@ impl<'a> Run<'a> {
             .map(|open| open.next_repeat.min(open.first_sent + PATIENCE))
             .chain(self.next_send())
             .min();
-        let wait = next
-            .map_or(LONGEST_WAIT, |next| next.saturating_duration_since(now))
-            .clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        let wait =
+            next.map_or(LONGEST_WAIT, |next| next.saturating_duration_since(now)).clamp(SHORTEST_WAIT, LONGEST_WAIT);
         self.socket.set_read_timeout(Some(wait))?;
         let mut buffer = [0; 4096];
         match self.socket.recv_from(&mut buffer) {
@@ -349,15 +333,13 @@ impl<'a> Run<'a> {
         let counted = Arc::clone(&self.tcp_open);
         let patience = (open.first_sent + PATIENCE).saturating_duration_since(Instant::now());
         // Without a thread the UDP repeat still comes.
-        let _ = thread::Builder::new()
-            .name("load-tcp".to_owned())
-            .spawn(move || {
-                if let Ok(bytes) = ask_over_tcp(server, &message, patience) {
-                    // Fails only when the load is over.
-                    let _ = answers.send((id, bytes));
-                }
-                drop(counted);
-            });
+        let _ = thread::Builder::new().name("load-tcp".to_owned()).spawn(move || {
+            if let Ok(bytes) = ask_over_tcp(server, &message, patience) {
+                // Fails only when the load is over.
+                let _ = answers.send((id, bytes));
+            }
+            drop(counted);
+        });
     }
 
     fn close(&mut self, id: u16, address: Option<Ipv4Addr>, over_tcp: bool) {
@@ -391,9 +373,7 @@ fn query(ask: Ask, name: &Name<Vec<u8>>, id: u16) -> io::Result<Vec<u8>> {
     builder.header_mut().set_id(id);
     builder.header_mut().set_rd(matches!(ask, Ask::Resolver(_)));
     let mut builder = builder.question();
-    builder
-        .push((name, Rtype::A, Class::IN))
-        .map_err(too_long)?;
+    builder.push((name, Rtype::A, Class::IN)).map_err(too_long)?;
     let mut builder = builder.additional();
     builder
         .opt(|opt| {
@@ -422,9 +402,8 @@ fn read_answer(bytes: &[u8], id: u16, name: &Name<Vec<u8>>) -> Answer {
     if !header.qr() || header.id() != id {
         return Answer::Foreign;
     }
-    let is_ours = message
-        .sole_question()
-        .is_ok_and(|question| question.qtype() == Rtype::A && question.qname().name_eq(name));
+    let is_ours =
+        message.sole_question().is_ok_and(|question| question.qtype() == Rtype::A && question.qname().name_eq(name));
     if !is_ours {
         return Answer::Foreign;
     }
@@ -437,13 +416,7 @@ fn read_answer(bytes: &[u8], id: u16, name: &Name<Vec<u8>>) -> Answer {
     let Ok(answer) = message.answer() else {
         return Answer::Empty;
     };
-    answer
-        .limit_to_in::<A>()
-        .flatten()
-        .next()
-        .map_or(Answer::Empty, |record| {
-            Answer::Address(record.data().addr())
-        })
+    answer.limit_to_in::<A>().flatten().next().map_or(Answer::Empty, |record| Answer::Address(record.data().addr()))
 }
 
 /// RFC 1035 section 4.2.2: "The message is prefixed with a two byte length field".
@@ -451,11 +424,7 @@ fn ask_over_tcp(server: SocketAddr, message: &[u8], patience: Duration) -> io::R
     let patience = patience.max(SHORTEST_WAIT);
     let deadline = Instant::now() + patience;
     let mut stream = TcpStream::connect_timeout(&server, patience)?;
-    let left = || {
-        deadline
-            .saturating_duration_since(Instant::now())
-            .max(SHORTEST_WAIT)
-    };
+    let left = || deadline.saturating_duration_since(Instant::now()).max(SHORTEST_WAIT);
     stream.set_write_timeout(Some(left()))?;
     stream.set_read_timeout(Some(left()))?;
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;

@@ -122,8 +122,7 @@ impl Tally {
     fn new() -> Self {
         // From 1 ns to 100 s at two digits: 5,000 counters.
         #[expect(clippy::expect_used, reason = "constant bounds, checked by every test")]
-        let lateness_ns =
-            Histogram::new_with_bounds(1, 100_000_000_000, 2).expect("valid histogram bounds");
+        let lateness_ns = Histogram::new_with_bounds(1, 100_000_000_000, 2).expect("valid histogram bounds");
         Self {
             forwarded: 0,
             lost: 0,
@@ -171,8 +170,7 @@ impl Emulator {
     /// packet socket or of starting the thread.
     pub fn start(namespace: &Namespace, wan: Wan, routing: Routing) -> io::Result<Self> {
         let hosts = routing.interface_of_host.len();
-        let is_square =
-            wan.one_way_ns.len() == hosts && wan.one_way_ns.iter().all(|row| row.len() == hosts);
+        let is_square = wan.one_way_ns.len() == hosts && wan.one_way_ns.iter().all(|row| row.len() == hosts);
         if !is_square || routing.host_of_address.values().any(|&host| host >= hosts) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -180,16 +178,10 @@ impl Emulator {
             ));
         }
         let socket = namespace.run(|| PacketSocket::open(None))?;
-        let shared = Arc::new(Shared {
-            stop: AtomicBool::new(false),
-            tally: Mutex::new(Tally::new()),
-        });
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), tally: Mutex::new(Tally::new()) });
         let network = Network::new(socket, wan, routing, Arc::clone(&shared));
         let thread = namespace.thread("wan", move || network.run())?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// What it did so far.
@@ -280,12 +272,8 @@ struct Network {
 
 impl Network {
     fn new(socket: PacketSocket, wan: Wan, routing: Routing, shared: Arc<Shared>) -> Self {
-        let host_of_interface = routing
-            .interface_of_host
-            .iter()
-            .enumerate()
-            .map(|(host, &interface)| (interface, host))
-            .collect();
+        let host_of_interface =
+            routing.interface_of_host.iter().enumerate().map(|(host, &interface)| (interface, host)).collect();
         Self {
             random: ChaCha8Rng::seed_from_u64(wan.seed),
             socket,
@@ -325,8 +313,7 @@ impl Network {
         }
         // Kernel stamps are REALTIME, which may step; deadlines are MONOTONIC. A fresh difference per batch lets a step
         // hurt nothing but the frames of that batch.
-        let monotonic_minus_realtime_ns =
-            now_ns(ClockId::CLOCK_MONOTONIC) - now_ns(ClockId::CLOCK_REALTIME);
+        let monotonic_minus_realtime_ns = now_ns(ClockId::CLOCK_MONOTONIC) - now_ns(ClockId::CLOCK_REALTIME);
         let shared = Arc::clone(&self.shared);
         let mut tally = shared.tally();
         for received in batch.iter() {
@@ -337,12 +324,7 @@ impl Network {
         }
     }
 
-    fn take_in_one(
-        &mut self,
-        received: &Received<'_>,
-        monotonic_minus_realtime_ns: i64,
-        tally: &mut Tally,
-    ) {
+    fn take_in_one(&mut self, received: &Received<'_>, monotonic_minus_realtime_ns: i64, tally: &mut Tally) {
         let (from, to) = match self.fate(received) {
             Fate::Host { from, to } => (from, to),
             Fate::Multicast => return,
@@ -419,16 +401,12 @@ impl Network {
                 return;
             };
             let lateness_ns = now_ns(ClockId::CLOCK_MONOTONIC) - first.due_monotonic_ns;
-            let SendOutcome { sent, refused } = self.socket.send(&[Outgoing {
-                interface_index: first.interface_index,
-                bytes: &first.frame,
-            }]);
+            let SendOutcome { sent, refused } =
+                self.socket.send(&[Outgoing { interface_index: first.interface_index, bytes: &first.frame }]);
             let mut tally = self.shared.tally();
             tally.forwarded += sent as u64;
             tally.refused += refused as u64;
-            tally
-                .lateness_ns
-                .saturating_record(lateness_ns.max(1).unsigned_abs());
+            tally.lateness_ns.saturating_record(lateness_ns.max(1).unsigned_abs());
             drop(tally);
             if self.spare_buffers.len() < SPARE_BUFFERS_MAX {
                 self.spare_buffers.push(first.frame);
@@ -439,18 +417,13 @@ impl Network {
     /// Sleeps until a frame arrives or the first is nearly due, or spins for a moment.
     fn wait(&self) {
         let now = now_ns(ClockId::CLOCK_MONOTONIC);
-        let first_due_ns = self
-            .under_way
-            .peek()
-            .map_or(i64::MAX, |first| first.due_monotonic_ns);
+        let first_due_ns = self.under_way.peek().map_or(i64::MAX, |first| first.due_monotonic_ns);
         let until_due_ns = first_due_ns.saturating_sub(now);
         let spin_ns = SPIN.as_nanos() as i64;
         if until_due_ns > spin_ns {
             // poll overruns its time-out by 0.1 % of it: 50 µs at 50 ms, well inside the time left for spinning.
             let sleep_ns = (until_due_ns - spin_ns).min(STOP_LOOK.as_nanos() as i64);
-            let waited = self
-                .socket
-                .wait(Duration::from_nanos(sleep_ns.unsigned_abs()));
+            let waited = self.socket.wait(Duration::from_nanos(sleep_ns.unsigned_abs()));
             if let Err(error) = waited {
                 tracing::warn!(%error, "the emulated network cannot wait for frames");
                 std::thread::sleep(SPIN);
@@ -511,16 +484,10 @@ mod tests {
 
     #[test]
     fn the_frame_due_first_leaves_the_heap_first_and_ties_keep_their_order() {
-        let frame = |due_monotonic_ns, arrival| UnderWay {
-            due_monotonic_ns,
-            arrival,
-            interface_index: 0,
-            frame: Vec::new(),
-        };
+        let frame =
+            |due_monotonic_ns, arrival| UnderWay { due_monotonic_ns, arrival, interface_index: 0, frame: Vec::new() };
         let mut heap = BinaryHeap::from(vec![frame(30, 1), frame(10, 3), frame(10, 2)]);
-        let order: Vec<_> = std::iter::from_fn(|| heap.pop())
-            .map(|frame| frame.arrival)
-            .collect();
+        let order: Vec<_> = std::iter::from_fn(|| heap.pop()).map(|frame| frame.arrival).collect();
         assert_eq!(order, [2, 3, 1]);
     }
 }

@@ -26,17 +26,11 @@ pub(crate) struct MapFault {
 
 impl MapFault {
     fn at(line: usize, column: usize, what: impl Into<String>) -> Self {
-        Self {
-            place: Some((line, column)),
-            what: what.into(),
-        }
+        Self { place: Some((line, column)), what: what.into() }
     }
 
     fn nowhere(what: impl Into<String>) -> Self {
-        Self {
-            place: None,
-            what: what.into(),
-        }
+        Self { place: None, what: what.into() }
     }
 }
 
@@ -83,10 +77,7 @@ impl Map {
             one_way_ms.insert((first, second), split * rtt_ms);
             one_way_ms.insert((second, first), (1.0 - split) * rtt_ms);
         }
-        Self {
-            index_of_name: index_names(trips.names),
-            one_way_ms,
-        }
+        Self { index_of_name: index_names(trips.names), one_way_ms }
     }
 
     /// Makes the map from single pairs `(a, b, RTT in ms, split)`: a → b takes split × RTT.
@@ -102,19 +93,12 @@ impl Map {
             one_way_ms.insert((a, b), split * rtt_ms);
             one_way_ms.insert((b, a), (1.0 - split) * rtt_ms);
         }
-        Self {
-            index_of_name,
-            one_way_ms,
-        }
+        Self { index_of_name, one_way_ms }
     }
 }
 
 fn index_names(names: Vec<String>) -> BTreeMap<String, usize> {
-    names
-        .into_iter()
-        .enumerate()
-        .map(|(i, name)| (name, i))
-        .collect()
+    names.into_iter().enumerate().map(|(i, name)| (name, i)).collect()
 }
 
 /// Checks one round-trip time in ms.
@@ -122,9 +106,7 @@ pub(crate) fn check_rtt_ms(rtt_ms: f64) -> Result<f64, String> {
     if (0.0..=RTT_MS_MAX).contains(&rtt_ms) {
         Ok(rtt_ms)
     } else {
-        Err(format!(
-            "RTT {rtt_ms}: expected milliseconds from 0 to {RTT_MS_MAX}"
-        ))
+        Err(format!("RTT {rtt_ms}: expected milliseconds from 0 to {RTT_MS_MAX}"))
     }
 }
 
@@ -134,14 +116,9 @@ pub(crate) fn check_rtt_ms(rtt_ms: f64) -> Result<f64, String> {
 /// a line break inside a cell is not supported.
 pub(crate) fn parse_csv(text: &str) -> Result<RoundTrips, MapFault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut lines = text
-        .lines()
-        .enumerate()
-        .map(|(i, line)| (i + 1, line))
-        .filter(|(_, line)| !line.trim().is_empty());
-    let (header_line, header) = lines
-        .next()
-        .ok_or_else(|| MapFault::at(1, 1, "empty file: expected a header row of names"))?;
+    let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim().is_empty());
+    let (header_line, header) =
+        lines.next().ok_or_else(|| MapFault::at(1, 1, "empty file: expected a header row of names"))?;
     let mut names = csv_cells(header, header_line)?;
     names.remove(0);
     check_names(&names, header_line)?;
@@ -153,32 +130,21 @@ pub(crate) fn parse_csv(text: &str) -> Result<RoundTrips, MapFault> {
             return Err(MapFault::at(
                 line,
                 1,
-                format!(
-                    "one row more than the {} names of the header: expected a square table",
-                    names.len()
-                ),
+                format!("one row more than the {} names of the header: expected a square table", names.len()),
             ));
         };
         if &cells[0] != expected {
             return Err(MapFault::at(
                 line,
                 1,
-                format!(
-                    "row name {:?}: expected {expected:?}, as in column {} of the header",
-                    cells[0],
-                    rows + 2
-                ),
+                format!("row name {:?}: expected {expected:?}, as in column {} of the header", cells[0], rows + 2),
             ));
         }
         if cells.len() != names.len() + 1 {
             return Err(MapFault::at(
                 line,
                 cells.len(),
-                format!(
-                    "{} cells: expected {}, one more than there are names",
-                    cells.len(),
-                    names.len() + 1
-                ),
+                format!("{} cells: expected {}, one more than there are names", cells.len(), names.len() + 1),
             ));
         }
         for (j, cell) in cells[1..].iter().enumerate().filter(|(_, c)| !c.is_empty()) {
@@ -207,11 +173,7 @@ pub(crate) fn parse_csv(text: &str) -> Result<RoundTrips, MapFault> {
 
 fn check_names(names: &[String], line: usize) -> Result<(), MapFault> {
     if names.is_empty() || names.len() > PLACES_MAX {
-        return Err(MapFault::at(
-            line,
-            1,
-            format!("{} names: expected 1 to {PLACES_MAX}", names.len()),
-        ));
+        return Err(MapFault::at(line, 1, format!("{} names: expected 1 to {PLACES_MAX}", names.len())));
     }
     for (i, name) in names.iter().enumerate() {
         if name.is_empty() {
@@ -232,8 +194,7 @@ fn csv_cells(line: &str, number: usize) -> Result<Vec<String>, MapFault> {
         rest = rest.trim_start();
         let cell;
         (cell, rest) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted_cell(quoted)
-                .ok_or_else(|| MapFault::at(number, column, "quote without an end"))?,
+            Some(quoted) => quoted_cell(quoted).ok_or_else(|| MapFault::at(number, column, "quote without an end"))?,
             None => {
                 let end = rest.find(',').unwrap_or(rest.len());
                 (rest[..end].trim().to_owned(), &rest[end..])
@@ -244,9 +205,7 @@ fn csv_cells(line: &str, number: usize) -> Result<Vec<String>, MapFault> {
         if rest.is_empty() {
             return Ok(cells);
         }
-        rest = rest
-            .strip_prefix(',')
-            .ok_or_else(|| MapFault::at(number, column, "text after a quoted cell"))?;
+        rest = rest.strip_prefix(',').ok_or_else(|| MapFault::at(number, column, "text after a quoted cell"))?;
     }
 }
 
@@ -271,11 +230,7 @@ fn quoted_cell(quoted: &str) -> Option<(String, &str)> {
 pub(crate) fn from_matrix(names: Vec<String>, rows: &[Vec<f64>]) -> Result<RoundTrips, MapFault> {
     check_names(&names, 0).map_err(|fault| MapFault::nowhere(fault.what))?;
     if rows.len() != names.len() {
-        return Err(MapFault::nowhere(format!(
-            "{} rows: expected {}, one for each name",
-            rows.len(),
-            names.len()
-        )));
+        return Err(MapFault::nowhere(format!("{} rows: expected {}, one for each name", rows.len(), names.len())));
     }
     let mut rtt_ms = BTreeMap::new();
     for (i, row) in rows.iter().enumerate() {
@@ -289,10 +244,7 @@ pub(crate) fn from_matrix(names: Vec<String>, rows: &[Vec<f64>]) -> Result<Round
         }
         for (j, &number) in row.iter().enumerate() {
             let number = check_rtt_ms(number).map_err(|what| {
-                MapFault::nowhere(format!(
-                    "row of {:?}, column of {:?}: {what}",
-                    names[i], names[j]
-                ))
+                MapFault::nowhere(format!("row of {:?}, column of {:?}: {what}", names[i], names[j]))
             })?;
             rtt_ms.insert((i, j), number);
         }
@@ -319,10 +271,7 @@ mod tests {
 
     #[test]
     fn one_direction_suffices_and_an_empty_pair_is_unknown() {
-        let map = csv_map(
-            "\u{feff},\"a, b\",c,\"d\"\"e\"\n\"a, b\",,10,\nc,,,\n\"d\"\"e\",,,\n",
-            0.25,
-        );
+        let map = csv_map("\u{feff},\"a, b\",c,\"d\"\"e\"\n\"a, b\",,10,\nc,,,\n\"d\"\"e\",,,\n", 0.25);
         assert_eq!(map.one_way_ms("a, b", "c"), Some(2.5));
         assert_eq!(map.one_way_ms("c", "a, b"), Some(7.5));
         assert_eq!(map.one_way_ms("c", "d\"e"), None);

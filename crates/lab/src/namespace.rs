@@ -91,10 +91,7 @@ pub fn enter_user_namespace_if_needed() -> Result<Entered, EnterError> {
     let (uid, gid) = (geteuid(), getegid());
     unshare(plain | CloneFlags::CLONE_NEWUSER).map_err(|errno| match errno {
         Errno::EINVAL if thread_count() > 1 => EnterError::SeveralThreads,
-        errno => EnterError::Refused {
-            errno,
-            missing: what_is_missing(errno),
-        },
+        errno => EnterError::Refused { errno, missing: what_is_missing(errno) },
     })?;
     // user_namespaces(7): setgroups has to be denied before an unprivileged process may write gid_map.
     write_proc("/proc/self/setgroups", "deny".to_owned())?;
@@ -106,16 +103,11 @@ pub fn enter_user_namespace_if_needed() -> Result<Entered, EnterError> {
 
 fn make_mounts_private() -> Result<(), EnterError> {
     const NONE: Option<&str> = None;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .map_err(|errno| EnterError::Mounts { errno })
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(|errno| EnterError::Mounts { errno })
 }
 
 fn write_proc(path: &'static str, content: String) -> Result<(), EnterError> {
-    fs::write(path, &content).map_err(|source| EnterError::Map {
-        path,
-        file: content,
-        source,
-    })
+    fs::write(path, &content).map_err(|source| EnterError::Map { path, file: content, source })
 }
 
 fn thread_count() -> usize {
@@ -141,12 +133,8 @@ fn what_is_missing(errno: Errno) -> String {
         return hint;
     }
     match errno {
-        Errno::ENOSPC => {
-            "the limit of namespaces is reached (sysctl user.max_user_namespaces)".to_owned()
-        }
-        Errno::ENOSYS | Errno::EINVAL => {
-            "this kernel has no user namespaces (CONFIG_USER_NS)".to_owned()
-        }
+        Errno::ENOSPC => "the limit of namespaces is reached (sysctl user.max_user_namespaces)".to_owned(),
+        Errno::ENOSYS | Errno::EINVAL => "this kernel has no user namespaces (CONFIG_USER_NS)".to_owned(),
         _ => "run it as root, or where unprivileged user namespaces are allowed (a container's seccomp profile often \
               forbids them)"
             .to_owned(),
@@ -154,8 +142,7 @@ fn what_is_missing(errno: Errno) -> String {
 }
 
 fn apparmor_hint() -> Option<String> {
-    let value =
-        fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").ok()?;
+    let value = fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").ok()?;
     (value.trim() == "1").then(|| {
         "AppArmor keeps user namespaces from unprivileged programs; root can allow them: sysctl \
          kernel.apparmor_restrict_unprivileged_userns=0"
@@ -185,32 +172,23 @@ impl Namespace {
     pub fn create(name: &str) -> io::Result<Self> {
         let (jobs, waiting) = mpsc::sync_channel::<Job>(JOBS_WAITING_MAX);
         let (ready, made) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                let descriptor = unshare(CloneFlags::CLONE_NEWNET)
-                    .map_err(io::Error::from)
-                    .map_err(in_step("making a network namespace"))
-                    .and_then(|()| {
-                        File::open("/proc/thread-self/ns/net")
-                            .map_err(in_step("opening /proc/thread-self/ns/net"))
-                    });
-                let failed = descriptor.is_err();
-                if ready.send(descriptor).is_err() || failed {
-                    return;
-                }
-                for job in waiting {
-                    job();
-                }
-            })?;
-        let descriptor = made
-            .recv()
-            .map_err(|_| io::Error::other("the namespace's thread died"))??;
-        Ok(Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            descriptor,
-        })
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let descriptor = unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(io::Error::from)
+                .map_err(in_step("making a network namespace"))
+                .and_then(|()| {
+                    File::open("/proc/thread-self/ns/net").map_err(in_step("opening /proc/thread-self/ns/net"))
+                });
+            let failed = descriptor.is_err();
+            if ready.send(descriptor).is_err() || failed {
+                return;
+            }
+            for job in waiting {
+                job();
+            }
+        })?;
+        let descriptor = made.recv().map_err(|_| io::Error::other("the namespace's thread died"))??;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), descriptor })
     }
 
     /// Runs `job` on the namespace's thread and returns its result. One job runs at a time: work that lasts belongs on
@@ -224,10 +202,7 @@ impl Namespace {
             // The caller waits below, so that this send fails only if it has been torn down.
             let _ = done.send(catch_unwind(AssertUnwindSafe(job)));
         });
-        let sent = self
-            .jobs
-            .as_ref()
-            .is_some_and(|jobs| jobs.send(job).is_ok());
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         assert!(sent, "a namespace's thread lives as long as the namespace");
         match result.recv() {
             Ok(Ok(value)) => value,

@@ -8,15 +8,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
-};
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -44,10 +38,7 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Makes a veth pair: `name` here, `peer_name` in `peer_namespace`, both with the hardware address `mac`.
@@ -75,10 +66,7 @@ impl Netlink {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ];
-        self.request(
-            RouteNetlinkMessage::NewLink(link),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Sets an interface up; with `arp` false also makes it one that asks nobody for hardware addresses.
@@ -102,21 +90,13 @@ impl Netlink {
         message.header.prefix_len = host_prefix_bits(address);
         message.header.scope = AddressScope::Universe;
         message.header.flags = AddressHeaderFlags::empty();
-        message.attributes = vec![
-            AddressAttribute::Address(address),
-            AddressAttribute::Local(address),
-        ];
+        message.attributes = vec![AddressAttribute::Address(address), AddressAttribute::Local(address)];
         if address.is_ipv6() {
             // Duplicate address detection would keep the address unusable for more than a second.
             message.header.flags = AddressHeaderFlags::Nodad;
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        self.request(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Sends everything that is not local out of one interface, with `source` as the source unless a program says
@@ -138,10 +118,7 @@ impl Netlink {
                 IpAddr::V6(v6) => RouteAddress::Inet6(v6),
             }),
         ];
-        self.request(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -167,10 +144,7 @@ impl Netlink {
                 };
             }
         }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "netlink: no acknowledgement",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidData, "netlink: no acknowledgement"))
     }
 }
 

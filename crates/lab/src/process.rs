@@ -50,9 +50,7 @@ impl ProcessGroup {
             .stdin(Stdio::null())
             .process_group(leader)
             .spawn()
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot start {program}: {error}"))
-            })?;
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot start {program}: {error}")))?;
         Ok(Process { child, program })
     }
 }
@@ -164,9 +162,7 @@ mod tests {
         let process = group.spawn(sleeper()).unwrap();
         let status = process.stop(Duration::from_secs(5)).unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
-        let error = group
-            .spawn(Command::new("no-such-program-here"))
-            .unwrap_err();
+        let error = group.spawn(Command::new("no-such-program-here")).unwrap_err();
         assert!(error.to_string().contains("no-such-program-here"));
     }
 }

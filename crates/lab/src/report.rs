@@ -22,10 +22,7 @@ const BAR_CELLS: usize = 10;
 /// The value below or at which the share `q` (0 to 1) of `sorted` lies (nearest rank); 0 for an empty list.
 pub fn percentile(sorted: &[f64], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64).ceil() as usize;
-    sorted
-        .get(rank.clamp(1, sorted.len().max(1)) - 1)
-        .copied()
-        .unwrap_or_default()
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or_default()
 }
 
 fn sorted(mut values: Vec<f64>) -> Vec<f64> {
@@ -48,11 +45,7 @@ impl Spread {
     /// Of a list in any order.
     pub fn of(values: Vec<f64>) -> Self {
         let values = sorted(values);
-        Self {
-            p50: percentile(&values, 0.5),
-            p90: percentile(&values, 0.9),
-            p99: percentile(&values, 0.99),
-        }
+        Self { p50: percentile(&values, 0.5), p90: percentile(&values, 0.9), p99: percentile(&values, 0.99) }
     }
 }
 
@@ -121,10 +114,7 @@ impl BoundSpread {
     /// Of a list in any order.
     pub fn of(values: Vec<f64>) -> Self {
         let values = sorted(values);
-        Self {
-            p50: percentile(&values, 0.5),
-            max: percentile(&values, 1.0),
-        }
+        Self { p50: percentile(&values, 0.5), max: percentile(&values, 1.0) }
     }
 }
 
@@ -198,20 +188,12 @@ impl ClientReport {
     /// Where most of its answered queries were sent.
     pub fn mostly_sent_to(&self) -> Option<&str> {
         // Of equal ones the first by name.
-        self.wins
-            .iter()
-            .rev()
-            .max_by_key(|(_, wins)| **wins)
-            .map(|(site, _)| site.as_str())
+        self.wins.iter().rev().max_by_key(|(_, wins)| **wins).map(|(site, _)| site.as_str())
     }
 }
 
 fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 /// One attempt of a demo that was repeated because the machine was disturbed.
@@ -278,17 +260,11 @@ impl Style {
     pub fn for_stdout() -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self {
-            colour: std::io::stdout().is_terminal() && !set("NO_COLOR") && !is_dumb,
-        }
+        Self { colour: std::io::stdout().is_terminal() && !set("NO_COLOR") && !is_dumb }
     }
 
     fn paint(self, code: &str, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -317,26 +293,14 @@ impl Report {
     }
 
     fn write_head(&self, text: &mut String, style: Style) {
-        let title = format!(
-            "Startgun: {} races in {} s",
-            thousands(self.races),
-            self.seconds
-        );
+        let title = format!("Startgun: {} races in {} s", thousands(self.races), self.seconds);
         let rest = format!("scenario {}, seed {}", self.scenario, self.seed);
         line(text, &format!("{} · {rest}", style.paint(BOLD, &title)));
         line(text, "");
     }
 
     fn write_table(&self, text: &mut String, style: Style) {
-        let header = [
-            "city",
-            "resolver",
-            "nearest site",
-            "lead",
-            "sent to",
-            "share",
-            "loss",
-        ];
+        let header = ["city", "resolver", "nearest site", "lead", "sent to", "share", "loss"];
         let rows: Vec<[String; 7]> = self.clients.iter().map(row).collect();
         let width = |column: usize| {
             let cells = rows.iter().map(|row| row[column].chars().count());
@@ -404,10 +368,7 @@ impl Report {
                 thousands(self.clock_readings)
             ),
         );
-        let farthest = self
-            .forward_delay_ms
-            .iter()
-            .max_by(|a, b| a.1.total_cmp(b.1));
+        let farthest = self.forward_delay_ms.iter().max_by(|a, b| a.1.total_cmp(b.1));
         if let Some((site, delay_ms)) = farthest {
             line(
                 text,
@@ -449,9 +410,7 @@ fn row(client: &ClientReport) -> [String; 7] {
     let bar = "█".repeat(filled) + &"░".repeat(BAR_CELLS - filled);
     [
         client.name.clone(),
-        format!("{} {}", client.resolver, client.resolver_version)
-            .trim()
-            .to_owned(),
+        format!("{} {}", client.resolver, client.resolver_version).trim().to_owned(),
         format!("{} {:.1} ms", client.nearest, client.nearest_owd_ms),
         format!("{:.1} ms", client.margin_ms),
         client.mostly_sent_to().unwrap_or("nowhere").to_owned(),
@@ -493,11 +452,7 @@ fn thousands(number: u64) -> String {
 
 /// Microseconds up to a millisecond, then milliseconds.
 fn microseconds(value_us: f64) -> String {
-    if value_us.abs() < 1000.0 {
-        format!("{value_us:.0} µs")
-    } else {
-        format!("{:.1} ms", value_us / 1000.0)
-    }
+    if value_us.abs() < 1000.0 { format!("{value_us:.0} µs") } else { format!("{:.1} ms", value_us / 1000.0) }
 }
 
 #[cfg(test)]

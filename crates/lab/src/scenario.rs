@@ -161,10 +161,7 @@ impl Scenario {
     ///
     /// # Panics
     /// Never for the built-in ones; a test loads each.
-    #[expect(
-        clippy::expect_used,
-        reason = "part of the program, and a test loads each"
-    )]
+    #[expect(clippy::expect_used, reason = "part of the program, and a test loads each")]
     pub fn builtin(name: &str) -> Option<Self> {
         let (_, text) = BUILTIN.iter().find(|(builtin, _)| *builtin == name)?;
         let path = PathBuf::from(format!("{name}.toml"));
@@ -181,9 +178,7 @@ impl Scenario {
         }
         let path = Path::new(name_or_path);
         if !path.exists() && !name_or_path.contains(['/', '.']) {
-            return Err(ScenarioError::Unknown {
-                name: name_or_path.to_owned(),
-            });
+            return Err(ScenarioError::Unknown { name: name_or_path.to_owned() });
         }
         Self::load(path)
     }
@@ -202,16 +197,11 @@ impl Scenario {
     /// [`ScenarioError`], with file, line and what was expected.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ScenarioError> {
         let source = Source { text, path };
-        let raw: Raw = toml::from_str(text)
-            .map_err(|error| source.fault(error.span().unwrap_or(0..0), error.message()))?;
+        let raw: Raw =
+            toml::from_str(text).map_err(|error| source.fault(error.span().unwrap_or(0..0), error.message()))?;
         let split = source.within(raw.split.as_ref(), "split", [0.0, 1.0], 0.5)?;
         let scenario = Self {
-            jitter_ms: source.within(
-                raw.jitter_ms.as_ref(),
-                "jitter_ms",
-                [0.0, JITTER_MS_MAX],
-                0.0,
-            )?,
+            jitter_ms: source.within(raw.jitter_ms.as_ref(), "jitter_ms", [0.0, JITTER_MS_MAX], 0.0)?,
             loss: source.within(raw.loss.as_ref(), "loss", [0.0, 1.0], 0.0)?,
             clock_offset_s: source.range(
                 raw.clock_offset_s.as_ref(),
@@ -263,18 +253,12 @@ impl Scenario {
 
     /// What a perfect race would find out, for each client in the scenario's order.
     pub fn truth(&self) -> Vec<ClientTruth> {
-        self.clients
-            .iter()
-            .map(|name| self.truth_of(name))
-            .collect()
+        self.clients.iter().map(|name| self.truth_of(name)).collect()
     }
 
     fn truth_of(&self, client: &str) -> ClientTruth {
-        let owd_ms: Vec<(&String, f64)> = self
-            .agents
-            .iter()
-            .map(|site| (site, self.one_way_ns(site, client) as f64 / 1e6))
-            .collect();
+        let owd_ms: Vec<(&String, f64)> =
+            self.agents.iter().map(|site| (site, self.one_way_ns(site, client) as f64 / 1e6)).collect();
         let mut by_delay = owd_ms.clone();
         // Stable: of equal delays the first in the scenario stays first.
         by_delay.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -283,13 +267,8 @@ impl Scenario {
             client: client.to_owned(),
             nearest: nearest.clone(),
             nearest_owd_ms,
-            margin_ms: by_delay
-                .get(1)
-                .map_or(0.0, |(_, second)| second - nearest_owd_ms),
-            owd_ms: owd_ms
-                .into_iter()
-                .map(|(site, owd_ms)| (site.clone(), owd_ms))
-                .collect(),
+            margin_ms: by_delay.get(1).map_or(0.0, |(_, second)| second - nearest_owd_ms),
+            owd_ms: owd_ms.into_iter().map(|(site, owd_ms)| (site.clone(), owd_ms)).collect(),
         }
     }
 }
@@ -300,10 +279,7 @@ fn uniform(random: &mut ChaCha8Rng, [low, high]: [f64; 2]) -> f64 {
 }
 
 fn read(path: &Path) -> Result<String, ScenarioError> {
-    fs::read_to_string(path).map_err(|source| ScenarioError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: path.to_owned(), source })
 }
 
 fn cloned(names: &[Spanned<String>]) -> Vec<String> {
@@ -376,10 +352,7 @@ impl Source<'_> {
         if (low..=high).contains(&number) {
             return Ok(number);
         }
-        Err(self.fault(
-            value.span(),
-            format!("{key} = {number}: expected a number from {low} to {high}"),
-        ))
+        Err(self.fault(value.span(), format!("{key} = {number}: expected a number from {low} to {high}")))
     }
 
     fn range(
@@ -396,10 +369,7 @@ impl Source<'_> {
         if -limit <= low && low <= high && high <= limit {
             return Ok([low, high]);
         }
-        Err(self.fault(
-            value.span(),
-            format!("{key} = [{low}, {high}]: expected [lowest, highest] within ±{limit}"),
-        ))
+        Err(self.fault(value.span(), format!("{key} = [{low}, {high}]: expected [lowest, highest] within ±{limit}")))
     }
 
     fn map(&self, raw: &Raw, split: f64) -> Result<Map, ScenarioError> {
@@ -407,37 +377,24 @@ impl Source<'_> {
             (Some(csv), None, []) => {
                 let directory = self.path.parent().unwrap_or(Path::new(""));
                 let path = directory.join(csv.get_ref());
-                let text = read(&path).map_err(|error| {
-                    self.fault(csv.span(), format!("rtt_ms: cannot read {error}"))
-                })?;
+                let text =
+                    read(&path).map_err(|error| self.fault(csv.span(), format!("rtt_ms: cannot read {error}")))?;
                 let trips = map::parse_csv(&text).map_err(|fault| csv_error(path, fault))?;
                 Ok(Map::from_round_trips(trips, split))
             }
             (None, Some(matrix), []) => {
                 let RawMatrix { names, rtt_ms } = matrix.get_ref();
-                let trips: RoundTrips =
-                    map::from_matrix(names.clone(), rtt_ms).map_err(|fault| {
-                        self.fault(matrix.span(), format!("matrix: {}", fault.what))
-                    })?;
+                let trips: RoundTrips = map::from_matrix(names.clone(), rtt_ms)
+                    .map_err(|fault| self.fault(matrix.span(), format!("matrix: {}", fault.what)))?;
                 Ok(Map::from_round_trips(trips, split))
             }
             (None, None, pairs) if !pairs.is_empty() => self.map_of_pairs(pairs, split),
-            (None, None, _) => Err(self.fault(
-                0..0,
-                "no map: expected rtt_ms = \"FILE.csv\", [matrix] or [[pair]]",
-            )),
-            _ => Err(self.fault(
-                0..0,
-                "several maps: expected only one of rtt_ms, [matrix] and [[pair]]",
-            )),
+            (None, None, _) => Err(self.fault(0..0, "no map: expected rtt_ms = \"FILE.csv\", [matrix] or [[pair]]")),
+            _ => Err(self.fault(0..0, "several maps: expected only one of rtt_ms, [matrix] and [[pair]]")),
         }
     }
 
-    fn map_of_pairs(
-        &self,
-        pairs: &[Spanned<RawPair>],
-        default_split: f64,
-    ) -> Result<Map, ScenarioError> {
+    fn map_of_pairs(&self, pairs: &[Spanned<RawPair>], default_split: f64) -> Result<Map, ScenarioError> {
         let mut known: BTreeMap<(&str, &str), ()> = BTreeMap::new();
         let mut result = Vec::new();
         for spanned in pairs {
@@ -468,42 +425,28 @@ impl Source<'_> {
         self.check_names("clients", &raw.clients, map)?;
         let hosts = 1 + raw.agents.len() + raw.clients.len();
         if hosts > HOSTS_MAX {
-            return Err(self.fault(
-                0..0,
-                format!("{hosts} hosts: expected at most {HOSTS_MAX}, the master included"),
-            ));
+            return Err(self.fault(0..0, format!("{hosts} hosts: expected at most {HOSTS_MAX}, the master included")));
         }
         let servers = || std::iter::once(&raw.master).chain(&raw.agents);
         for from in servers() {
             for to in servers().chain(&raw.clients) {
                 let (from, to_name) = (from.get_ref(), to.get_ref());
                 if map.one_way_ms(from, to_name).is_none() {
-                    return Err(self.fault(
-                        to.span(),
-                        format!("the map has no RTT between {from:?} and {to_name:?}"),
-                    ));
+                    return Err(self.fault(to.span(), format!("the map has no RTT between {from:?} and {to_name:?}")));
                 }
             }
         }
         Ok(())
     }
 
-    fn check_names(
-        &self,
-        key: &str,
-        names: &[Spanned<String>],
-        map: &Map,
-    ) -> Result<(), ScenarioError> {
+    fn check_names(&self, key: &str, names: &[Spanned<String>], map: &Map) -> Result<(), ScenarioError> {
         if names.is_empty() {
             return Err(self.fault(0..0, format!("{key} = []: expected at least one name")));
         }
         for (i, name) in names.iter().enumerate() {
             let text = name.get_ref();
             if !map.has(text) {
-                return Err(self.fault(
-                    name.span(),
-                    format!("{key}: {text:?}: expected a name of the map"),
-                ));
+                return Err(self.fault(name.span(), format!("{key}: {text:?}: expected a name of the map")));
             }
             if names[..i].iter().any(|earlier| earlier.get_ref() == text) {
                 return Err(self.fault(name.span(), format!("{key}: {text:?} is given twice")));
@@ -515,12 +458,7 @@ impl Source<'_> {
 
 fn csv_error(path: PathBuf, fault: MapFault) -> ScenarioError {
     let (line, column) = fault.place.unwrap_or((1, 1));
-    ScenarioError::Content {
-        path,
-        line,
-        column,
-        what: fault.what,
-    }
+    ScenarioError::Content { path, line, column, what: fault.what }
 }
 
 #[cfg(test)]

@@ -34,25 +34,15 @@ impl CpuTimes {
         if words.next()? != "cpu" {
             return None;
         }
-        let ticks = words
-            .take(8)
-            .map(|word| word.parse().ok())
-            .collect::<Option<Vec<u64>>>()?;
-        Some(Self {
-            steal_ticks: *ticks.get(7)?,
-            total_ticks: ticks.iter().sum(),
-        })
+        let ticks = words.take(8).map(|word| word.parse().ok()).collect::<Option<Vec<u64>>>()?;
+        Some(Self { steal_ticks: *ticks.get(7)?, total_ticks: ticks.iter().sum() })
     }
 
     /// The share of steal between an earlier reading and this one, from 0 to 1; 0 when no time passed.
     pub fn steal_share_since(&self, earlier: &Self) -> f64 {
         let total = self.total_ticks.saturating_sub(earlier.total_ticks);
         let steal = self.steal_ticks.saturating_sub(earlier.steal_ticks);
-        if total == 0 {
-            0.0
-        } else {
-            (steal as f64 / total as f64).min(1.0)
-        }
+        if total == 0 { 0.0 } else { (steal as f64 / total as f64).min(1.0) }
     }
 }
 
@@ -72,13 +62,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in [
-            "",
-            "cpu",
-            "cpu 1 2 3",
-            "intr 1 2 3 4 5 6 7 8",
-            "cpu 1 2 3 4 5 6 7 x",
-        ] {
+        for text in ["", "cpu", "cpu 1 2 3", "intr 1 2 3 4 5 6 7 8", "cpu 1 2 3 4 5 6 7 x"] {
             assert_eq!(CpuTimes::parse(text), None, "{text:?}");
         }
     }

@@ -125,8 +125,7 @@ impl World {
     /// # Errors
     /// The error of the step that failed, which its text names.
     pub fn build(scenario: &Scenario, seed: u64) -> io::Result<Self> {
-        let processes =
-            Arc::new(ProcessGroup::start().map_err(in_step("starting the processes' watchdog"))?);
+        let processes = Arc::new(ProcessGroup::start().map_err(in_step("starting the processes' watchdog"))?);
         let hub = Namespace::create("hub")?;
         let draws = scenario.clock_draws(seed);
         let master = (&scenario.master, Role::Master, 1, draws.master);
@@ -136,54 +135,34 @@ impl World {
         let mut hosts = Vec::new();
         for plan in std::iter::once(master).chain(agents).chain(clients) {
             let number = hosts.len();
-            let (host, interface_index) = build_host(plan, number, &hub, &processes)
-                .map_err(in_step(&format!("host {:?}", plan.0)))?;
+            let (host, interface_index) =
+                build_host(plan, number, &hub, &processes).map_err(in_step(&format!("host {:?}", plan.0)))?;
             routing.interface_of_host.push(interface_index);
             for address in host.addresses() {
                 routing.host_of_address.insert(address, number);
             }
             hosts.push(host);
         }
-        let delays_from = |from: &Host| {
-            hosts
-                .iter()
-                .map(|to| scenario.one_way_ns(&from.name, &to.name))
-                .collect()
-        };
+        let delays_from = |from: &Host| hosts.iter().map(|to| scenario.one_way_ns(&from.name, &to.name)).collect();
         let wan = Wan {
             one_way_ns: hosts.iter().map(delays_from).collect(),
             jitter_mean_ns: (scenario.jitter_ms * 1e6) as u64,
             loss: scenario.loss,
             seed: seed ^ WAN_SEED_SALT,
         };
-        let emulator = Emulator::start(&hub, wan, routing)
-            .map_err(in_step("starting the emulated network"))?;
+        let emulator = Emulator::start(&hub, wan, routing).map_err(in_step("starting the emulated network"))?;
         let mut agents = hosts.split_off(1);
         let clients = agents.split_off(scenario.agents.len());
-        Ok(Self {
-            emulator,
-            master: hosts.remove(0),
-            agents,
-            clients,
-            _hub: hub,
-        })
+        Ok(Self { emulator, master: hosts.remove(0), agents, clients, _hub: hub })
     }
 }
 
 /// Place, role, number within the role from 1, clock.
 type Plan<'a> = (&'a String, Role, u8, ClockDraw);
 
-fn numbered<'a>(
-    names: &'a [String],
-    role: Role,
-    clocks: &'a [ClockDraw],
-) -> impl Iterator<Item = Plan<'a>> {
+fn numbered<'a>(names: &'a [String], role: Role, clocks: &'a [ClockDraw]) -> impl Iterator<Item = Plan<'a>> {
     // HOSTS_MAX keeps the numbers below 255.
-    names
-        .iter()
-        .zip(clocks)
-        .zip(1u8..)
-        .map(move |((name, &clock), number)| (name, role, number, clock))
+    names.iter().zip(clocks).zip(1u8..).map(move |((name, &clock), number)| (name, role, number, clock))
 }
 
 /// Makes one host and tells the index of its veth's other end, in the hub.
@@ -219,9 +198,7 @@ fn build_host(
             .create_veth(&near_end, INTERFACE, far_namespace.as_fd(), SHARED_MAC)
             .map_err(in_step("making a veth pair"))?;
         let index = if_nametoindex(near_end.as_str())?;
-        netlink
-            .set_up(index, false)
-            .map_err(in_step("setting the network's end up"))?;
+        netlink.set_up(index, false).map_err(in_step("setting the network's end up"))?;
         Ok(index)
     })?;
     let addresses = host.addresses();
@@ -254,21 +231,14 @@ fn configure_host(addresses: &[IpAddr]) -> io::Result<()> {
     set_network_sysctl(&format!("ipv6/conf/{INTERFACE}/accept_ra"), "0");
     set_network_sysctl(&format!("ipv6/conf/{INTERFACE}/router_solicitations"), "0");
     let mut netlink = Netlink::open()?;
-    netlink
-        .set_up(LOOPBACK_INDEX, true)
-        .map_err(in_step("setting loopback up"))?;
-    disable_transmit_checksum_offload(INTERFACE)
-        .map_err(in_step("switching checksum offload off"))?;
+    netlink.set_up(LOOPBACK_INDEX, true).map_err(in_step("setting loopback up"))?;
+    disable_transmit_checksum_offload(INTERFACE).map_err(in_step("switching checksum offload off"))?;
     let index = if_nametoindex(INTERFACE)?;
-    netlink
-        .set_up(index, false)
-        .map_err(in_step("setting the interface up"))?;
+    netlink.set_up(index, false).map_err(in_step("setting the interface up"))?;
     for &address in addresses {
         let is_service = address == IpAddr::V4(SERVICE_IPV4) || address == IpAddr::V6(SERVICE_IPV6);
         let on = if is_service { LOOPBACK_INDEX } else { index };
-        netlink
-            .add_address(on, address)
-            .map_err(in_step(&format!("adding the address {address}")))?;
+        netlink.add_address(on, address).map_err(in_step(&format!("adding the address {address}")))?;
         if !is_service {
             netlink
                 .add_default_route(index, address)

@@ -53,11 +53,7 @@ fn every_installed_resolver_keeps_the_first_answer() {
         return inside();
     }
     let command = in_namespaces(&this_program());
-    run(
-        "as this user",
-        command,
-        "every_installed_resolver_keeps_the_first_answer",
-    );
+    run("as this user", command, "every_installed_resolver_keeps_the_first_answer");
 }
 
 #[test]
@@ -79,13 +75,7 @@ fn every_installed_resolver_keeps_the_first_answer_for_an_ordinary_user_too() {
     let as_ordinary_user = |command: Command| {
         let mut outer = Command::new("setpriv");
         outer
-            .args([
-                "--reuid",
-                ORDINARY_USER,
-                "--regid",
-                ORDINARY_USER,
-                "--clear-groups",
-            ])
+            .args(["--reuid", ORDINARY_USER, "--regid", ORDINARY_USER, "--clear-groups"])
             .args(["--inh-caps=-all", "--"])
             .arg(command.get_program())
             .args(command.get_args())
@@ -97,10 +87,7 @@ fn every_installed_resolver_keeps_the_first_answer_for_an_ordinary_user_too() {
         return;
     }
     let mut command = Command::new("unshare");
-    command
-        .args(["--user", "--map-root-user"])
-        .args(NAMESPACES)
-        .arg(copy);
+    command.args(["--user", "--map-root-user"]).args(NAMESPACES).arg(copy);
     run(
         "as an ordinary user",
         as_ordinary_user(command),
@@ -109,15 +96,7 @@ fn every_installed_resolver_keeps_the_first_answer_for_an_ordinary_user_too() {
 }
 
 /// With a process namespace of its own, nothing outlives the child, however it ends.
-const NAMESPACES: [&str; 7] = [
-    "--mount",
-    "--net",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--propagation",
-    "private",
-];
+const NAMESPACES: [&str; 7] = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private"];
 
 fn in_namespaces(program: &Path) -> Command {
     let mut command = Command::new("unshare");
@@ -134,9 +113,7 @@ fn run(user: &str, mut command: Command, test: &str) {
     let arguments: Vec<_> = command.get_args().collect();
     trial.args(&arguments[..arguments.len() - 1]).arg("true");
     if !succeeds(trial) {
-        say(&format!(
-            "skipped: network and mount namespaces cannot be entered {user}"
-        ));
+        say(&format!("skipped: network and mount namespaces cannot be entered {user}"));
         return;
     }
     let output = command
@@ -154,12 +131,7 @@ fn run(user: &str, mut command: Command, test: &str) {
         }
     }
     let ran = String::from_utf8_lossy(&output.stdout).contains("test result: ok. 1 passed");
-    assert!(
-        output.status.success() && ran,
-        "{user}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success() && ran, "{user}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
 }
 
 /// Prints past the test harness, which keeps the output of tests that pass to itself: what was skipped must be seen.
@@ -198,10 +170,7 @@ fn inside() {
     }
     for &server in &servers {
         let seen = Arc::clone(&seen);
-        world
-            .master
-            .thread("stub", move || serve(server, &seen))
-            .expect("a thread");
+        world.master.thread("stub", move || serve(server, &seen)).expect("a thread");
     }
     // On hosts of their own they can run side by side.
     thread::scope(|scope| {
@@ -229,10 +198,7 @@ fn inside() {
 }
 
 fn small_world() -> World {
-    let clients: Vec<_> = ResolverKind::PROGRAMS
-        .iter()
-        .map(|kind| format!("\"{kind}\""))
-        .collect();
+    let clients: Vec<_> = ResolverKind::PROGRAMS.iter().map(|kind| format!("\"{kind}\"")).collect();
     let clients = clients.join(", ");
     let mut pairs = String::new();
     let mut names = vec!["hub".to_owned(), "site".to_owned()];
@@ -242,20 +208,12 @@ fn small_world() -> World {
             pairs += &format!("[[pair]]\na = \"{a}\"\nb = \"{b}\"\nrtt_ms = 10\n");
         }
     }
-    let text = format!(
-        "name = \"resolvers\"\nmaster = \"hub\"\nagents = [\"site\"]\nclients = [{clients}]\n{pairs}"
-    );
+    let text = format!("name = \"resolvers\"\nmaster = \"hub\"\nagents = [\"site\"]\nclients = [{clients}]\n{pairs}");
     let scenario = Scenario::parse(&text, Path::new("resolvers.toml")).expect("a scenario");
     World::build(&scenario, 1).expect("a world")
 }
 
-fn try_resolver(
-    host: &Host,
-    kind: ResolverKind,
-    program: &Path,
-    server: SocketAddr,
-    seen: &Mutex<Vec<Seen>>,
-) {
+fn try_resolver(host: &Host, kind: ResolverKind, program: &Path, server: SocketAddr, seen: &Mutex<Vec<Seen>>) {
     let directory = TemporaryDirectory::new();
     let launch = prepare(kind, program, &directory.0, ZONE, server).expect("a launch");
     let said = || fs::read_to_string(directory.0.join(LOG_FILE)).unwrap_or_default();
@@ -276,37 +234,17 @@ fn try_resolver(
             let name = name.clone();
             let answer = host.run(move || ask_once(resolver, &name, ANSWER_LIMIT));
             let answer = answer.expect("a working socket");
-            assert_eq!(
-                answer,
-                Some(FIRST),
-                "{kind} with {server}, {text}, asked the {time} time:\n{}",
-                said()
-            );
+            assert_eq!(answer, Some(FIRST), "{kind} with {server}, {text}, asked the {time} time:\n{}", said());
         }
         names.insert(text.trim_end_matches('.').to_owned());
     }
 
     let seen = seen.lock().expect("the server did not panic");
-    let from_here: Vec<_> = seen
-        .iter()
-        .filter(|query| query.server == server && query.is_from(host))
-        .collect();
-    let asked: BTreeSet<_> = from_here
-        .iter()
-        .map(|query| query.name.to_ascii_lowercase())
-        .collect();
-    assert!(
-        asked.is_superset(&names),
-        "{kind} did not ask for {names:?}, only {asked:?}"
-    );
-    let foreign: Vec<_> = asked
-        .iter()
-        .filter(|name| !name.ends_with(ZONE.trim_end_matches('.')))
-        .collect();
-    assert!(
-        foreign.is_empty(),
-        "{kind} asked for {foreign:?} outside the zone"
-    );
+    let from_here: Vec<_> = seen.iter().filter(|query| query.server == server && query.is_from(host)).collect();
+    let asked: BTreeSet<_> = from_here.iter().map(|query| query.name.to_ascii_lowercase()).collect();
+    assert!(asked.is_superset(&names), "{kind} did not ask for {names:?}, only {asked:?}");
+    let foreign: Vec<_> = asked.iter().filter(|name| !name.ends_with(ZONE.trim_end_matches('.'))).collect();
+    assert!(foreign.is_empty(), "{kind} asked for {foreign:?} outside the zone");
     if server == SocketAddr::from((SERVICE_IPV4, 53)) {
         println!("{kind}: up in {} ms, sent", started.as_millis());
         for query in from_here {
@@ -324,13 +262,8 @@ impl TemporaryDirectory {
         // Not only the process id, which is 1 in each process namespace.
         let user = nix::unistd::geteuid();
         let namespace = fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
-        let namespace: String = namespace
-            .to_string_lossy()
-            .chars()
-            .filter(char::is_ascii_digit)
-            .collect();
-        let path =
-            std::env::temp_dir().join(format!("startgun-resolvers-{user}-{namespace}-{number}"));
+        let namespace: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+        let path = std::env::temp_dir().join(format!("startgun-resolvers-{user}-{namespace}-{number}"));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("a temporary directory");
         Self(path)
@@ -376,9 +309,7 @@ fn serve(address: SocketAddr, seen: &Mutex<Vec<Seen>>) {
     loop {
         let (length, client) = socket.recv_from(&mut buffer).expect("a working socket");
         let query = Message::from_slice(&buffer[..length]).expect("a whole header");
-        seen.lock()
-            .expect("nobody panics with it")
-            .push(describe(address, client.ip(), query));
+        seen.lock().expect("nobody panics with it").push(describe(address, client.ip(), query));
         for (index, answer) in [FIRST, SECOND].into_iter().enumerate() {
             if index > 0 {
                 thread::sleep(BETWEEN_ANSWERS);
@@ -392,16 +323,8 @@ fn serve(address: SocketAddr, seen: &Mutex<Vec<Seen>>) {
 fn describe(server: SocketAddr, source: IpAddr, query: &Message<[u8]>) -> Seen {
     let question = query.sole_question().expect("one question");
     let header = query.header();
-    let flags = [
-        (header.rd(), "RD"),
-        (header.ad(), "AD"),
-        (header.cd(), "CD"),
-    ];
-    let flags: Vec<_> = flags
-        .into_iter()
-        .filter(|(set, _)| *set)
-        .map(|(_, name)| name)
-        .collect();
+    let flags = [(header.rd(), "RD"), (header.ad(), "AD"), (header.cd(), "CD")];
+    let flags: Vec<_> = flags.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect();
     let edns = query.opt().map(|opt| {
         let options: Vec<_> = opt
             .opt()
@@ -410,37 +333,20 @@ fn describe(server: SocketAddr, source: IpAddr, query: &Message<[u8]>) -> Seen {
             .map(|option| format!("option {}", option.code()))
             .collect();
         let dnssec = if opt.dnssec_ok() { " DO" } else { "" };
-        format!(
-            "EDNS {}{dnssec} {}",
-            opt.udp_payload_size(),
-            options.join(" ")
-        )
+        format!("EDNS {}{dnssec} {}", opt.udp_payload_size(), options.join(" "))
     });
-    Seen {
-        server,
-        source,
-        name: question.qname().to_string(),
-        rtype: question.qtype(),
-        flags: flags.join(" "),
-        edns,
-    }
+    Seen { server, source, name: question.qname().to_string(), rtype: question.qtype(), flags: flags.join(" "), edns }
 }
 
 /// An address for every name below the wildcard's base; no data for the rest.
 fn answer_to(query: &Message<[u8]>, address: Ipv4Addr) -> Vec<u8> {
     let question = query.sole_question().expect("one question");
     let name = question.qname().to_string().to_ascii_lowercase();
-    let is_below_base = name
-        .strip_suffix(WILDCARD_BASE)
-        .is_some_and(|rest| rest.ends_with('.'));
-    let mut builder = MessageBuilder::new_vec()
-        .start_answer(query, Rcode::NOERROR)
-        .expect("room for the question");
+    let is_below_base = name.strip_suffix(WILDCARD_BASE).is_some_and(|rest| rest.ends_with('.'));
+    let mut builder = MessageBuilder::new_vec().start_answer(query, Rcode::NOERROR).expect("room for the question");
     builder.header_mut().set_aa(true);
     if question.qtype() == Rtype::A && is_below_base {
-        builder
-            .push((question.qname(), Class::IN, 60, A::from(address)))
-            .expect("room for one record");
+        builder.push((question.qname(), Class::IN, 60, A::from(address))).expect("room for one record");
     }
     let mut builder = builder.authority();
     if builder.counts().ancount() == 0 {
@@ -448,9 +354,7 @@ fn answer_to(query: &Message<[u8]>, address: Ipv4Addr) -> Vec<u8> {
         let zone: Name<Vec<u8>> = ZONE.parse().expect("a name");
         let ttl = Ttl::from_secs(60);
         let soa = Soa::new(zone.clone(), zone.clone(), 1.into(), ttl, ttl, ttl, ttl);
-        builder
-            .push((zone, Class::IN, 60, soa))
-            .expect("room for one record");
+        builder.push((zone, Class::IN, 60, soa)).expect("room for one record");
     }
     let mut builder = builder.additional();
     if query.opt().is_some() {

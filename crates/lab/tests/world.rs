@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 use startgun_lab::namespace::enter_user_namespace_if_needed;
 use startgun_lab::process::ProcessGroup;
 use startgun_lab::scenario::Scenario;
@@ -28,20 +26,11 @@ const ORDINARY_USER: &str = "65534";
 const TESTS: [(&str, fn()); 8] = [
     ("delays_differ_by_direction", delays_differ_by_direction),
     ("ipv6_is_delayed_too", ipv6_is_delayed_too),
-    (
-        "an_answer_with_a_forged_source_takes_its_senders_path",
-        an_answer_with_a_forged_source_takes_its_senders_path,
-    ),
+    ("an_answer_with_a_forged_source_takes_its_senders_path", an_answer_with_a_forged_source_takes_its_senders_path),
     ("tcp_arrives_whole", tcp_arrives_whole),
     ("loss_loses_and_is_counted", loss_loses_and_is_counted),
-    (
-        "jitter_has_the_mean_it_was_given",
-        jitter_has_the_mean_it_was_given,
-    ),
-    (
-        "processes_live_on_their_host_and_end_with_the_world",
-        processes_live_on_their_host_and_end_with_the_world,
-    ),
+    ("jitter_has_the_mean_it_was_given", jitter_has_the_mean_it_was_given),
+    ("processes_live_on_their_host_and_end_with_the_world", processes_live_on_their_host_and_end_with_the_world),
     ("a_world_of_cities_is_built", a_world_of_cities_is_built),
 ];
 
@@ -63,11 +52,7 @@ fn main() -> ExitCode {
     if filter.is_some_and(|part| !names.into_iter().any(|name| name.contains(&part))) {
         return tally.finish();
     }
-    let own_user = if nix::unistd::geteuid().is_root() {
-        "as_root"
-    } else {
-        "as_this_user"
-    };
+    let own_user = if nix::unistd::geteuid().is_root() { "as_root" } else { "as_this_user" };
     run_part(own_user, Command::new(this_program()), &mut tally);
     if own_user == "as_root" {
         match ordinary_user() {
@@ -113,11 +98,7 @@ impl Tally {
             "\ntest result: {verdict}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out",
             self.passed, self.failed, self.skipped
         );
-        if self.failed == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
@@ -127,11 +108,7 @@ fn this_program() -> PathBuf {
 
 /// Runs all tests in a child process and counts its lines.
 fn run_part(user: &str, mut command: Command, tally: &mut Tally) {
-    let output = command
-        .env(PART, "inside")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output();
+    let output = command.env(PART, "inside").stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = match output {
         Ok(output) => output,
         Err(error) => return tally.skip(user, &format!("cannot start the child: {error}")),
@@ -157,10 +134,7 @@ fn run_part(user: &str, mut command: Command, tally: &mut Tally) {
         }
     }
     if finished != TESTS.len() {
-        println!(
-            "test {user} ... FAILED: {finished} of {} tests finished",
-            TESTS.len()
-        );
+        println!("test {user} ... FAILED: {finished} of {} tests finished", TESTS.len());
         tally.count(false);
     }
 }
@@ -172,8 +146,7 @@ fn ordinary_user() -> Result<(Command, TemporaryDirectory), String> {
     let copy = directory.0.join("world");
     std::fs::copy(this_program(), &copy).map_err(|error| error.to_string())?;
     for path in [&directory.0, &copy] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-            .map_err(|error| error.to_string())?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
     }
     let drop_rights = |program: &Path| {
         let mut command = Command::new("setpriv");
@@ -184,10 +157,7 @@ fn ordinary_user() -> Result<(Command, TemporaryDirectory), String> {
             .current_dir("/");
         command
     };
-    let works = drop_rights(Path::new("true"))
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
+    let works = drop_rights(Path::new("true")).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
     if !works {
         return Err("setpriv cannot become an ordinary user here".to_owned());
     }
@@ -254,12 +224,8 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn bind_udp(host: &Host, address: IpAddr) -> UdpSocket {
-    let socket = host
-        .run(move || UdpSocket::bind((address, 5300)))
-        .expect("a socket");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(3)))
-        .expect("a time-out");
+    let socket = host.run(move || UdpSocket::bind((address, 5300))).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a time-out");
     socket
 }
 
@@ -282,10 +248,7 @@ fn one_way_ms(from: &UdpSocket, to: &UdpSocket) -> (f64, f64) {
 
 /// Nothing arrives early. How late a busy machine is must not fail the test: the best of twenty counts.
 fn assert_one_way(measured: (f64, f64), expected_ms: f64, path: &str) {
-    println!(
-        "{path}: {expected_ms} ms set, {:.3} ms least, {:.3} ms median",
-        measured.0, measured.1
-    );
+    println!("{path}: {expected_ms} ms set, {:.3} ms least, {:.3} ms median", measured.0, measured.1);
     // Two clocks are compared with each other once per packet, to some microseconds.
     assert!(measured.0 >= expected_ms - 0.05, "{path}: {measured:?}");
     assert!(measured.0 < expected_ms + 20.0, "{path}: {measured:?}");
@@ -299,9 +262,7 @@ fn delays_differ_by_direction() {
     assert_one_way(one_way_ms(&at_hub, &at_farm), 30.0, "hub to farm");
     assert_one_way(one_way_ms(&at_farm, &at_hub), 10.0, "farm to hub");
     // A frame is counted a moment after it was sent.
-    wait_for("40 frames counted", || {
-        world.emulator.statistics().forwarded == 40
-    });
+    wait_for("40 frames counted", || world.emulator.statistics().forwarded == 40);
     let statistics = world.emulator.statistics();
     assert_eq!(statistics.unknown_destination, 0, "{statistics:?}");
     println!("{statistics:?}");
@@ -325,12 +286,7 @@ fn bind_transparent(address: SocketAddr) -> io::Result<UdpSocket> {
     let SocketAddr::V4(address) = address else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let fd = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::IpTransparent, &true)?;
     bind(fd.as_raw_fd(), &SockaddrIn::from(address))?;
     Ok(UdpSocket::from(fd))
@@ -348,9 +304,7 @@ fn an_answer_with_a_forged_source_takes_its_senders_path() {
     let (_, client) = at_master.recv_from(&mut buffer).expect("received");
     assert_eq!(client, at_farm.local_addr().expect("a bound socket"));
     for (agent, expected_ms) in world.agents.iter().zip([8.0, 2.0]) {
-        let forger = agent
-            .run(move || bind_transparent(service))
-            .expect("a transparent socket");
+        let forger = agent.run(move || bind_transparent(service)).expect("a transparent socket");
         let path = format!("{} to farm, forged", agent.name);
         assert_one_way(one_way_ms(&forger, &at_farm), expected_ms, &path);
         forger.send_to(b"answer", client).expect("sent");
@@ -363,10 +317,7 @@ fn tcp_arrives_whole() {
     const BYTES: usize = 300_000;
     let world = small_world("");
     let farm = &world.clients[0];
-    let listener = world
-        .master
-        .run(|| TcpListener::bind((SERVICE_IPV4, 5300)))
-        .expect("a listener");
+    let listener = world.master.run(|| TcpListener::bind((SERVICE_IPV4, 5300))).expect("a listener");
     let sender = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let content: Vec<u8> = (0..BYTES).map(|i| (i / 251) as u8).collect();
@@ -378,25 +329,14 @@ fn tcp_arrives_whole() {
             TcpStream::connect_timeout(&address, Duration::from_secs(3))
         })
         .expect("a connection");
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("a time-out");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
     let mut content = Vec::new();
     stream.read_to_end(&mut content).expect("read");
     sender.join().expect("the sender ends");
     assert_eq!(content.len(), BYTES);
-    assert!(
-        content
-            .iter()
-            .enumerate()
-            .all(|(i, &byte)| byte == (i / 251) as u8)
-    );
+    assert!(content.iter().enumerate().all(|(i, &byte)| byte == (i / 251) as u8));
     let statistics = world.emulator.statistics();
-    assert_eq!(
-        (statistics.too_long, statistics.refused),
-        (0, 0),
-        "{statistics:?}"
-    );
+    assert_eq!((statistics.too_long, statistics.refused), (0, 0), "{statistics:?}");
 }
 
 fn loss_loses_and_is_counted() {
@@ -425,10 +365,7 @@ fn loss_loses_and_is_counted() {
     at_south.send_to(b"x", "192.0.2.1:9").expect("sent");
     let deadline = Instant::now() + Duration::from_secs(3);
     while world.emulator.statistics().unknown_destination == 0 {
-        assert!(
-            Instant::now() < deadline,
-            "the stray packet was not counted"
-        );
+        assert!(Instant::now() < deadline, "the stray packet was not counted");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -486,25 +423,17 @@ fn processes_live_on_their_host_and_end_with_the_world() {
     let mut process = farm.spawn(sleeper).expect("started");
     assert_eq!(process.try_wait().expect("asked"), None);
     drop(world);
-    wait_for("the process ends with its world", || {
-        process.try_wait().expect("asked").is_some()
-    });
+    wait_for("the process ends with its world", || process.try_wait().expect("asked").is_some());
 }
 
 fn a_world_of_cities_is_built() {
     let cities = Scenario::builtin("cities").expect("built in");
     let start = Instant::now();
     let world = World::build(&cities, 1).expect("a world");
-    println!(
-        "15 hosts in {:.0} ms",
-        start.elapsed().as_secs_f64() * 1000.0
-    );
+    println!("15 hosts in {:.0} ms", start.elapsed().as_secs_f64() * 1000.0);
     assert_eq!((world.agents.len(), world.clients.len()), (6, 8));
     let sydney = &world.agents[5];
-    assert_eq!(
-        (sydney.name.as_str(), sydney.id.as_str()),
-        ("Sydney", "agent-6")
-    );
+    assert_eq!((sydney.name.as_str(), sydney.id.as_str()), ("Sydney", "agent-6"));
     assert_eq!(sydney.clock, cities.clock_draws(1).agents[5]);
     // A ping-pong through the longest path of all that races take: London to Sydney.
     let at_master = bind_udp(&world.master, world.master.ipv4.into());
@@ -533,11 +462,7 @@ fn abandoned() -> ExitCode {
 }
 
 fn killed_lab_leaves_no_process() {
-    let mut lab = Command::new(this_program())
-        .env(PART, "abandoned")
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("started");
+    let mut lab = Command::new(this_program()).env(PART, "abandoned").stdout(Stdio::piped()).spawn().expect("started");
     let mut line = String::new();
     let stdout = lab.stdout.take().expect("piped");
     BufReader::new(stdout).read_line(&mut line).expect("read");
@@ -545,8 +470,7 @@ fn killed_lab_leaves_no_process() {
     let is_running = || {
         // proc(5): the state follows the name in parentheses; a zombie waits for whoever adopted it.
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ")
-            .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     };
     let was_running = is_running();
     lab.kill().expect("killed");

@@ -424,7 +424,14 @@ mod tests {
 
     impl Track {
         fn departure(&self, key: u64, at: LocalTime) -> Departure {
-            Departure { key, at, latest: None, socket: 0, to: self.finish.address(), payload: key.to_be_bytes().to_vec() }
+            Departure {
+                key,
+                at,
+                latest: None,
+                socket: 0,
+                to: self.finish.address(),
+                payload: key.to_be_bytes().to_vec(),
+            }
         }
 
         fn results(&self, wanted: usize) -> Vec<Departed> {
@@ -468,8 +475,11 @@ mod tests {
         }
         lateness.sort_unstable();
         println!("lateness over loopback: {lateness:?}; {}", track.departures.scheduling());
-        let arrivals: Vec<u64> =
-            track.arrivals().iter().map(|b| u64::from_be_bytes(b.as_slice().try_into().expect("eight bytes"))).collect();
+        let arrivals: Vec<u64> = track
+            .arrivals()
+            .iter()
+            .map(|b| u64::from_be_bytes(b.as_slice().try_into().expect("eight bytes")))
+            .collect();
         assert_eq!(arrivals, (0..10).collect::<Vec<u64>>());
     }
 
@@ -523,7 +533,10 @@ mod tests {
         }
         let results = track.results(3);
         assert_eq!(results.iter().map(|result| result.key).collect::<Vec<u64>>(), [0, 1, 2]);
-        assert!(results.iter().all(|r| matches!(r.outcome, Outcome::Sent { kernel_stamped: false, .. })), "{results:?}");
+        assert!(
+            results.iter().all(|r| matches!(r.outcome, Outcome::Sent { kernel_stamped: false, .. })),
+            "{results:?}"
+        );
     }
 
     #[test]

@@ -46,7 +46,9 @@ impl SourceObserver {
     pub fn open(udp_port: u16, first_payload_byte: u8) -> io::Result<Self> {
         let all = i32::from((libc::ETH_P_ALL as u16).to_be());
         // SAFETY: takes numbers only. No protocol yet, so nothing is queued before the filter is there.
-        let made = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) });
+        let made = check(unsafe {
+            libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
+        });
         let descriptor = made.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 io::Error::new(error.kind(), "watching for challenges needs CAP_NET_RAW during set-up")
@@ -66,7 +68,11 @@ impl SourceObserver {
         address.sll_protocol = all as u16;
         // SAFETY: `address` is valid for reading and named with its true size.
         check(unsafe {
-            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+            libc::bind(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
         })?;
         Ok(SourceObserver(socket))
     }
@@ -104,12 +110,8 @@ fn filter(port: u16, first: u8) -> Vec<libc::sock_filter> {
     };
     let load = |size: u32, mode: u32, k: u32| op(libc::BPF_LD | size | mode, k);
     let (byte, half, absolute, indexed) = (libc::BPF_B, libc::BPF_H, libc::BPF_ABS, libc::BPF_IND);
-    let fragment = libc::sock_filter {
-        code: (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16,
-        jt: 12,
-        jf: 0,
-        k: 0x1fff,
-    };
+    let fragment =
+        libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16, jt: 12, jf: 0, k: 0x1fff };
     vec![
         load(half, absolute, SKF_PACKET_TYPE),
         jump(PACKET_OTHERHOST, 18, 0),
@@ -139,11 +141,13 @@ fn filter(port: u16, first: u8) -> Vec<libc::sock_filter> {
 fn parse(packet: &[u8]) -> Option<Observed> {
     let (source, destination, header): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
         4 => {
-            let address = |at: usize| packet.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
+            let address =
+                |at: usize| packet.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
             (address(12)?.into(), address(16)?.into(), usize::from(packet[0] & 15) * 4)
         }
         6 => {
-            let address = |at: usize| packet.get(at..at + 16).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from);
+            let address =
+                |at: usize| packet.get(at..at + 16).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(Ipv6Addr::from);
             (address(8)?.into(), address(24)?.into(), 40)
         }
         _ => return None,
@@ -196,7 +200,8 @@ mod tests {
 
     /// Runs `ip` in the calling thread's network namespace.
     fn ip(words: &str) -> Result<(), String> {
-        let output = std::process::Command::new("ip").args(words.split(' ')).output().map_err(|e| format!("ip: {e}"))?;
+        let output =
+            std::process::Command::new("ip").args(words.split(' ')).output().map_err(|e| format!("ip: {e}"))?;
         match output.status.success() {
             true => Ok(()),
             false => Err(format!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim())),
@@ -230,7 +235,8 @@ mod tests {
             ip("link set far up")?;
             let options = Options { transparent: true, ..Options::default() };
             let spoofed = UdpSocket::bind("192.0.2.1:5301".parse().expect("an address"), options).expect("foreign");
-            let honest = UdpSocket::bind("192.0.2.2:5301".parse().expect("an address"), Options::default()).expect("own");
+            let honest =
+                UdpSocket::bind("192.0.2.2:5301".parse().expect("an address"), Options::default()).expect("own");
             // Until the watcher has seen enough (it drops its end): the link takes a moment to come up, and an ARP request
             // lost meanwhile is repeated after a second only. At most 10 s.
             for _ in 0..2_000 {

@@ -34,8 +34,7 @@ const CONTROL_BYTES: usize = 128;
 
 /// Receive timestamps made by the kernel's software, and no others. `SO_TIMESTAMPNS` would lie: a packet that came in
 /// while the kernel was still switching timestamps on gets the time of *reading* there, and no mark of it.
-const TIMESTAMPING: libc::c_int =
-    (libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE) as libc::c_int;
+const TIMESTAMPING: libc::c_int = (libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE) as libc::c_int;
 
 /// A frame as received.
 #[derive(Debug, Clone, Copy)]
@@ -98,16 +97,13 @@ impl FrameBatch {
 
     /// The frames of the last receive, in order of arrival.
     pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
-        self.heads[..self.count]
-            .iter()
-            .zip(&self.buffers)
-            .map(|(head, buffer)| Received {
-                interface_index: head.interface_index,
-                received_at_realtime_ns: head.received_at_realtime_ns,
-                kernel_stamped: head.kernel_stamped,
-                bytes: &buffer[..head.length],
-                truncated: head.truncated,
-            })
+        self.heads[..self.count].iter().zip(&self.buffers).map(|(head, buffer)| Received {
+            interface_index: head.interface_index,
+            received_at_realtime_ns: head.received_at_realtime_ns,
+            kernel_stamped: head.kernel_stamped,
+            bytes: &buffer[..head.length],
+            truncated: head.truncated,
+        })
     }
 }
 
@@ -119,9 +115,7 @@ impl Default for FrameBatch {
 
 impl std::fmt::Debug for FrameBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FrameBatch")
-            .field("count", &self.count)
-            .finish()
+        f.debug_struct("FrameBatch").field("count", &self.count).finish()
     }
 }
 
@@ -141,25 +135,15 @@ impl PacketSocket {
         let protocol_be = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: socket() takes no pointers. Protocol 0 keeps it deaf until bind() below.
         let raw = check(unsafe {
-            libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-                0,
-            )
+            libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
         })?;
         // SAFETY: socket() succeeded, so `raw` is a descriptor that nothing else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         let socket = Self { fd };
         socket.set_option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
         socket.set_option(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TIMESTAMPING)?;
-        for (force, plain) in [
-            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-        ] {
-            if socket
-                .set_option(libc::SOL_SOCKET, force, SOCKET_BUFFER_BYTES)
-                .is_err()
-            {
+        for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+            if socket.set_option(libc::SOL_SOCKET, force, SOCKET_BUFFER_BYTES).is_err() {
                 socket.set_option(libc::SOL_SOCKET, plain, SOCKET_BUFFER_BYTES)?;
             }
         }
@@ -189,10 +173,7 @@ impl PacketSocket {
         let mut addresses: [libc::sockaddr_ll; FRAMES_PER_CALL] = unsafe { mem::zeroed() };
         let mut controls = [ControlBuffer([0; CONTROL_BYTES]); FRAMES_PER_CALL];
         for i in 0..FRAMES_PER_CALL {
-            vectors[i] = libc::iovec {
-                iov_base: batch.buffers[i].as_mut_ptr().cast(),
-                iov_len: FRAME_BYTES_MAX,
-            };
+            vectors[i] = libc::iovec { iov_base: batch.buffers[i].as_mut_ptr().cast(), iov_len: FRAME_BYTES_MAX };
             let header = &mut headers[i].msg_hdr;
             header.msg_iov = &raw mut vectors[i];
             header.msg_iovlen = 1;
@@ -223,8 +204,7 @@ impl PacketSocket {
             batch.heads[i] = FrameHead {
                 length: (headers[i].msg_len as usize).min(FRAME_BYTES_MAX),
                 interface_index: addresses[i].sll_ifindex as u32,
-                received_at_realtime_ns: stamp
-                    .unwrap_or_else(|| *read_at_ns.get_or_insert_with(realtime_now_ns)),
+                received_at_realtime_ns: stamp.unwrap_or_else(|| *read_at_ns.get_or_insert_with(realtime_now_ns)),
                 kernel_stamped: stamp.is_some(),
                 truncated: headers[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             };
@@ -256,10 +236,7 @@ impl PacketSocket {
                 _ => 0,
             };
             addresses[i] = link_address(frame.interface_index, protocol_be);
-            vectors[i] = libc::iovec {
-                iov_base: frame.bytes.as_ptr().cast_mut().cast(),
-                iov_len: frame.bytes.len(),
-            };
+            vectors[i] = libc::iovec { iov_base: frame.bytes.as_ptr().cast_mut().cast(), iov_len: frame.bytes.len() };
             let header = &mut headers[i].msg_hdr;
             header.msg_iov = &raw mut vectors[i];
             header.msg_iovlen = 1;
@@ -296,19 +273,13 @@ impl PacketSocket {
     /// # Errors
     /// The system call's error; an interruption by a signal is `Ok(false)`.
     pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        let mut descriptor = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut descriptor = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let timeout = libc::timespec {
             tv_sec: timeout.as_secs().min(3600) as libc::time_t,
             tv_nsec: timeout.subsec_nanos() as _,
         };
         // SAFETY: one pollfd and one timespec, both alive during the call; no signal mask.
-        let ready = check(unsafe {
-            libc::ppoll(&raw mut descriptor, 1, &raw const timeout, std::ptr::null())
-        });
+        let ready = check(unsafe { libc::ppoll(&raw mut descriptor, 1, &raw const timeout, std::ptr::null()) });
         match ready {
             Ok(count) => Ok(count > 0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
@@ -321,10 +292,7 @@ impl PacketSocket {
     /// # Errors
     /// The system call's error.
     pub fn take_kernel_drops(&self) -> io::Result<u32> {
-        let mut statistics = libc::tpacket_stats {
-            tp_packets: 0,
-            tp_drops: 0,
-        };
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
         let mut length = mem::size_of::<libc::tpacket_stats>() as libc::socklen_t;
         // SAFETY: the pointers are to a tpacket_stats and to its length, both alive during the call.
         check(unsafe {
@@ -339,12 +307,7 @@ impl PacketSocket {
         Ok(statistics.tp_drops)
     }
 
-    fn set_option(
-        &self,
-        level: libc::c_int,
-        name: libc::c_int,
-        value: libc::c_int,
-    ) -> io::Result<()> {
+    fn set_option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
         // SAFETY: the pointer is to an int of the size given, alive during the call.
         check(unsafe {
             libc::setsockopt(
@@ -378,16 +341,10 @@ pub fn disable_transmit_checksum_offload(interface: &str) -> io::Result<()> {
     if name.len() >= libc::IFNAMSIZ || name.contains(&0) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!(
-                "interface name {interface:?}: expected 1 to {} bytes",
-                libc::IFNAMSIZ - 1
-            ),
+            format!("interface name {interface:?}: expected 1 to {} bytes", libc::IFNAMSIZ - 1),
         ));
     }
-    let mut value = EthtoolValue {
-        command: ETHTOOL_STXCSUM,
-        value: 0,
-    };
+    let mut value = EthtoolValue { command: ETHTOOL_STXCSUM, value: 0 };
     // SAFETY: ifreq is a plain C struct for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name) {
@@ -429,11 +386,7 @@ fn timestamp_of(header: &libc::msghdr) -> Option<i64> {
         if level == libc::SOL_SOCKET && kind == libc::SCM_TIMESTAMPING {
             // SAFETY: the kernel puts three timespecs behind a cmsghdr of this type, the software stamp first; an unaligned
             // read makes no assumption about where.
-            let stamp = unsafe {
-                libc::CMSG_DATA(control)
-                    .cast::<libc::timespec>()
-                    .read_unaligned()
-            };
+            let stamp = unsafe { libc::CMSG_DATA(control).cast::<libc::timespec>().read_unaligned() };
             let stamp_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec;
             return (stamp_ns != 0).then_some(stamp_ns);
         }
@@ -444,29 +397,20 @@ fn timestamp_of(header: &libc::msghdr) -> Option<i64> {
 }
 
 fn realtime_now_ns() -> i64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a timespec alive during the call; CLOCK_REALTIME always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn is_nothing_there(error: &io::Error) -> bool {
     // ENETDOWN is reported once when an interface goes down, which is how hosts leave the lab.
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    ) || error.raw_os_error() == Some(libc::ENETDOWN)
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+        || error.raw_os_error() == Some(libc::ENETDOWN)
 }
 
 #[cfg(test)]
@@ -501,8 +445,7 @@ mod tests {
         for repetition in 0..100 {
             let marker = format!("startgun packet socket test {repetition:03}");
             let before_ns = realtime_now_ns();
-            to.send_to(marker.as_bytes(), to.local_addr().unwrap())
-                .unwrap();
+            to.send_to(marker.as_bytes(), to.local_addr().unwrap()).unwrap();
             let sent_ns = realtime_now_ns();
             // The reader is late on purpose: a kernel stamp must not be.
             std::thread::sleep(Duration::from_millis(30));
@@ -546,17 +489,8 @@ mod tests {
             return;
         };
         let frame = [0u8; 60];
-        let outcome = socket.send(&[Outgoing {
-            interface_index: 2_000_000_000,
-            bytes: &frame,
-        }]);
-        assert_eq!(
-            outcome,
-            SendOutcome {
-                sent: 0,
-                refused: 1
-            }
-        );
+        let outcome = socket.send(&[Outgoing { interface_index: 2_000_000_000, bytes: &frame }]);
+        assert_eq!(outcome, SendOutcome { sent: 0, refused: 1 });
     }
 
     #[test]
@@ -565,10 +499,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         let error = disable_transmit_checksum_offload("no-such-if").unwrap_err();
         assert!(
-            matches!(
-                error.raw_os_error(),
-                Some(libc::ENODEV) | Some(libc::EPERM) | Some(libc::EOPNOTSUPP)
-            ),
+            matches!(error.raw_os_error(), Some(libc::ENODEV) | Some(libc::EPERM) | Some(libc::EOPNOTSUPP)),
             "{error}"
         );
     }

@@ -63,9 +63,8 @@ impl Alarm {
     /// Where the kernel gives no descriptor.
     pub fn new() -> io::Result<Self> {
         // SAFETY: timerfd_create takes numbers only.
-        let made = check(unsafe {
-            libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
-        })?;
+        let made =
+            check(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) })?;
         // SAFETY: the descriptor is fresh and nobody else's.
         Ok(Alarm(unsafe { OwnedFd::from_raw_fd(made) }))
     }
@@ -109,7 +108,8 @@ pub fn wait(descriptors: &[BorrowedFd<'_>], deadline_monotonic_ns: Option<i64>) 
     });
     let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: as many pollfds as named are valid, the time-out is null or valid, and no signal mask is given.
-    let ready = unsafe { libc::ppoll(polled.as_mut_ptr(), descriptors.len() as libc::nfds_t, timeout, std::ptr::null()) };
+    let ready =
+        unsafe { libc::ppoll(polled.as_mut_ptr(), descriptors.len() as libc::nfds_t, timeout, std::ptr::null()) };
     match check(ready) {
         Ok(ready) => Ok(ready > 0),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),

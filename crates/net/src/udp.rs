@@ -309,7 +309,9 @@ impl UdpSocket {
             match check(result) {
                 Ok(sent) => break Ok(sent as usize),
                 // ICMP about an earlier datagram, or a signal: the send itself was not tried.
-                Err(error) if tries < 3 && is_passing(&error) && error.kind() != io::ErrorKind::WouldBlock => tries += 1,
+                Err(error) if tries < 3 && is_passing(&error) && error.kind() != io::ErrorKind::WouldBlock => {
+                    tries += 1
+                }
                 Err(error) => break Err(error.raw_os_error().unwrap_or(libc::EIO)),
             }
         };
@@ -478,9 +480,10 @@ pub(crate) fn op(code: u32, k: u32) -> libc::sock_filter {
 pub fn shard_of_source(source: IpAddr, shards: usize) -> usize {
     let word = match source {
         IpAddr::V4(ip) => ip.to_bits(),
-        IpAddr::V6(ip) => ip.octets().chunks_exact(4).fold(0, |mixed, word| {
-            mixed ^ word.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))
-        }),
+        IpAddr::V6(ip) => ip
+            .octets()
+            .chunks_exact(4)
+            .fold(0, |mixed, word| mixed ^ word.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))),
     };
     (word.wrapping_mul(MIX) >> MIX_SHIFT) as usize % shards.max(1)
 }
@@ -519,7 +522,9 @@ fn set_timestamping(socket: &Socket, options: &Options) -> io::Result<()> {
 
 /// An error that says nothing about this call: nothing there, a signal, or ICMP about an earlier datagram.
 fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, WouldBlock};
+    use io::ErrorKind::{
+        ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, WouldBlock,
+    };
     matches!(
         error.kind(),
         WouldBlock | Interrupted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
@@ -572,7 +577,12 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn receive_until(socket: &UdpSocket, clock: &HostClock, batch: &mut ReceiveBatch, wanted: usize) -> Vec<(SocketAddr, LocalTime, bool, Vec<u8>)> {
+    fn receive_until(
+        socket: &UdpSocket,
+        clock: &HostClock,
+        batch: &mut ReceiveBatch,
+        wanted: usize,
+    ) -> Vec<(SocketAddr, LocalTime, bool, Vec<u8>)> {
         let end = Instant::now() + Duration::from_secs(2);
         let mut all = Vec::new();
         while all.len() < wanted && Instant::now() < end {
@@ -617,14 +627,20 @@ mod tests {
             let mut stamps = std::collections::BTreeMap::new();
             let end = Instant::now() + Duration::from_secs(2);
             while stamps.len() < 100 && Instant::now() < end {
-                near.drain_transmit_timestamps(&clock, &mut |number, at| { stamps.insert(number, at); }).expect("stamps");
+                near.drain_transmit_timestamps(&clock, &mut |number, at| {
+                    stamps.insert(number, at);
+                })
+                .expect("stamps");
             }
             let mut transits = Vec::new();
             for (place, (source, received_at, kernel_stamped, bytes)) in received.iter().enumerate() {
                 assert_eq!((*source, *kernel_stamped), (near.address(), true));
                 assert_eq!(bytes, &vec![place as u8; 3]);
                 let left = stamps[&numbers[place]];
-                assert!(left >= before - Span::from_micros(20) && *received_at >= left - Span::from_micros(20), "{place}");
+                assert!(
+                    left >= before - Span::from_micros(20) && *received_at >= left - Span::from_micros(20),
+                    "{place}"
+                );
                 transits.push(*received_at - left);
             }
             transits.sort_unstable();
@@ -664,7 +680,12 @@ mod tests {
         }
     }
 
-    fn steered(any: &str, shards: usize, steer: impl Fn(&UdpSocket), send: impl Fn(SocketAddr, &[UdpSocket])) -> Vec<Vec<(SocketAddr, Vec<u8>)>> {
+    fn steered(
+        any: &str,
+        shards: usize,
+        steer: impl Fn(&UdpSocket),
+        send: impl Fn(SocketAddr, &[UdpSocket]),
+    ) -> Vec<Vec<(SocketAddr, Vec<u8>)>> {
         let clock = HostClock::new(None);
         let options = Options { reuse_port: true, ..Options::default() };
         let first = UdpSocket::bind(address(any), options.clone()).expect("a socket");
@@ -691,24 +712,35 @@ mod tests {
     #[test]
     fn a_source_always_meets_its_shard_whatever_its_port() {
         for shards in 2..=4 {
-            let got = steered("127.0.0.1:0", shards, |s| s.steer_by_source(shards).expect("steered"), |to, _| {
-                for host in 1..40 {
-                    for _ in 0..2 {
-                        let from = UdpSocket::bind(address(&format!("127.0.1.{host}:0")), Options::default()).expect("a socket");
-                        from.send_to(b"x", to).expect("sent");
+            let got = steered(
+                "127.0.0.1:0",
+                shards,
+                |s| s.steer_by_source(shards).expect("steered"),
+                |to, _| {
+                    for host in 1..40 {
+                        for _ in 0..2 {
+                            let from = UdpSocket::bind(address(&format!("127.0.1.{host}:0")), Options::default())
+                                .expect("a socket");
+                            from.send_to(b"x", to).expect("sent");
+                        }
                     }
-                }
-            });
+                },
+            );
             assert_eq!(got.iter().map(Vec::len).sum::<usize>(), 78);
             for (shard, packets) in got.iter().enumerate() {
                 assert!(!packets.is_empty(), "shard {shard} of {shards} got nothing");
                 assert!(packets.iter().all(|(source, _)| shard_of_source(source.ip(), shards) == shard));
             }
         }
-        let got = steered("[::1]:0", 3, |s| s.steer_by_source(3).expect("steered"), |to, _| {
-            let from = UdpSocket::bind(address("[::1]:0"), Options::default()).expect("a socket");
-            from.send_to(b"x", to).expect("sent");
-        });
+        let got = steered(
+            "[::1]:0",
+            3,
+            |s| s.steer_by_source(3).expect("steered"),
+            |to, _| {
+                let from = UdpSocket::bind(address("[::1]:0"), Options::default()).expect("a socket");
+                from.send_to(b"x", to).expect("sent");
+            },
+        );
         assert_eq!(got[shard_of_source(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 3)].len(), 1);
     }
 
@@ -724,9 +756,14 @@ mod tests {
             return println!("skipped: foreign IPv6 sources: {error}");
         }
         for shards in 2..=4 {
-            let got = steered("[::1]:0", shards, |s| s.steer_by_source(shards).expect("steered"), |to, _| {
-                (1..40).for_each(|host| foreign(host, to).expect("sent"));
-            });
+            let got = steered(
+                "[::1]:0",
+                shards,
+                |s| s.steer_by_source(shards).expect("steered"),
+                |to, _| {
+                    (1..40).for_each(|host| foreign(host, to).expect("sent"));
+                },
+            );
             assert_eq!(got.iter().map(Vec::len).sum::<usize>(), 39);
             for (shard, packets) in got.iter().enumerate() {
                 assert!(!packets.is_empty(), "shard {shard} of {shards} got nothing");
@@ -738,12 +775,17 @@ mod tests {
     #[test]
     fn a_payload_byte_steers() {
         for any in ["127.0.0.1:0", "[::1]:0"] {
-            let got = steered(any, 3, |s| s.steer_by_byte(1, 3).expect("steered"), |to, _| {
-                let from = UdpSocket::bind(address(any), Options::default()).expect("a socket");
-                for byte in 0..30u8 {
-                    from.send_to(&[9, byte, 9], to).expect("sent");
-                }
-            });
+            let got = steered(
+                any,
+                3,
+                |s| s.steer_by_byte(1, 3).expect("steered"),
+                |to, _| {
+                    let from = UdpSocket::bind(address(any), Options::default()).expect("a socket");
+                    for byte in 0..30u8 {
+                        from.send_to(&[9, byte, 9], to).expect("sent");
+                    }
+                },
+            );
             for (shard, packets) in got.iter().enumerate() {
                 assert_eq!(packets.len(), 10);
                 assert!(packets.iter().all(|(_, bytes)| usize::from(bytes[1]) % 3 == shard));

@@ -41,12 +41,7 @@ impl Sub for SimTime {
 
 impl fmt::Debug for SimTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "SimTime({}.{:09})",
-            self.0.div_euclid(BILLION as i64),
-            self.0.rem_euclid(BILLION as i64)
-        )
+        write!(f, "SimTime({}.{:09})", self.0.div_euclid(BILLION as i64), self.0.rem_euclid(BILLION as i64))
     }
 }
 
@@ -70,9 +65,7 @@ impl HostClock {
     pub fn read(&self, at: SimTime) -> LocalTime {
         let elapsed = i128::from(at.0);
         let drifted = (elapsed * i128::from(self.drift_ppb)).div_euclid(BILLION);
-        LocalTime::from_nanos(saturate(
-            elapsed + drifted + i128::from(self.offset.as_nanos()),
-        ))
+        LocalTime::from_nanos(saturate(elapsed + drifted + i128::from(self.offset.as_nanos())))
     }
 
     /// The first true instant at which the clock shows `local` or more.
@@ -81,9 +74,7 @@ impl HostClock {
         let guess = (shown * BILLION).div_euclid(BILLION + i128::from(self.drift_ppb));
         // Two roundings down, of less than a nanosecond each: the answer lies within 2 ns of the guess.
         let near = (-2..=3).map(|by| SimTime(saturate(guess + by)));
-        near.into_iter()
-            .find(|at| self.read(*at) >= local)
-            .unwrap_or(SimTime(saturate(guess)))
+        near.into_iter().find(|at| self.read(*at) >= local).unwrap_or(SimTime(saturate(guess)))
     }
 }
 
@@ -98,10 +89,7 @@ mod tests {
     #[test]
     fn when_is_the_first_instant_that_shows_the_time() {
         for drift_ppb in [-90_000, -1, 0, 1, 33_333, 90_000] {
-            let clock = HostClock {
-                offset: Span::from_secs(-7),
-                drift_ppb,
-            };
+            let clock = HostClock { offset: Span::from_secs(-7), drift_ppb };
             for nanos in [-5_000_000_000, -7, 0, 1, 999_999_937, 86_400_000_000_001] {
                 let local = LocalTime::from_nanos(nanos);
                 let at = clock.when(local);
@@ -113,13 +101,7 @@ mod tests {
 
     #[test]
     fn a_fast_clock_gains_its_drift() {
-        let clock = HostClock {
-            offset: Span::from_millis(3),
-            drift_ppb: 50_000,
-        };
-        assert_eq!(
-            clock.read(SimTime::from_nanos(10_000_000_000)),
-            LocalTime::from_nanos(10_003_500_000)
-        );
+        let clock = HostClock { offset: Span::from_millis(3), drift_ppb: 50_000 };
+        assert_eq!(clock.read(SimTime::from_nanos(10_000_000_000)), LocalTime::from_nanos(10_003_500_000));
     }
 }

@@ -41,12 +41,7 @@ pub struct Path {
 impl Path {
     /// A path that only delays.
     pub const fn of(delay: Span) -> Self {
-        Path {
-            delay,
-            jitter_mean: Span::ZERO,
-            loss_ppm: 0,
-            duplication_ppm: 0,
-        }
+        Path { delay, jitter_mean: Span::ZERO, loss_ppm: 0, duplication_ppm: 0 }
     }
 }
 
@@ -84,15 +79,9 @@ pub struct MasterOptions {
 impl Default for MasterOptions {
     fn default() -> Self {
         MasterOptions {
-            clock: HostClock {
-                offset: Span::from_secs(1_000),
-                drift_ppb: 0,
-            },
+            clock: HostClock { offset: Span::from_secs(1_000), drift_ppb: 0 },
             shards: 1,
-            delay: Delay::Cover {
-                share: 1.0,
-                margin: Span::from_millis(5),
-            },
+            delay: Delay::Cover { share: 1.0, margin: Span::from_millis(5) },
             transmit: Transmit::At,
             late: LatePolicy::Drop,
             late_tolerance: Span::from_millis(2),
@@ -183,14 +172,7 @@ impl Options {
     /// to 10 s off and 50 ppm fast or slow. The draw has a stream of its own: the world may use the same seed.
     pub fn scattered(agents: usize, clients: usize, seed: u64) -> Self {
         let mut options = Options::new(agents, clients);
-        let mut random = Random::named(
-            seed,
-            [
-                u64::from_be_bytes(*b"scatters"),
-                agents as u64,
-                clients as u64,
-            ],
-        );
+        let mut random = Random::named(seed, [u64::from_be_bytes(*b"scatters"), agents as u64, clients as u64]);
         let mut between = |low: i64, high: i64| low + (random.next() % (high - low) as u64) as i64;
         let mut clock = || HostClock {
             offset: Span::from_nanos(between(-10_000_000_000, 10_000_000_000)),
@@ -198,25 +180,15 @@ impl Options {
         };
         // A clock that counts from the host's boot is never negative on a master.
         let HostClock { offset, drift_ppb } = clock();
-        options.masters[0].clock = HostClock {
-            offset: offset + Span::from_secs(100),
-            drift_ppb,
-        };
-        options
-            .agents
-            .iter_mut()
-            .for_each(|agent| agent.clock = clock());
+        options.masters[0].clock = HostClock { offset: offset + Span::from_secs(100), drift_ppb };
+        options.agents.iter_mut().for_each(|agent| agent.clock = clock());
         let hosts: Vec<Host> = core::iter::once(Host::Master(0))
             .chain((0..agents).map(Host::Agent))
             .chain((0..clients).map(Host::Client))
             .collect();
         for (index, &one) in hosts.iter().enumerate() {
             for &other in &hosts[..index] {
-                options.set_delay(
-                    one,
-                    other,
-                    Span::from_nanos(between(5_000_000, 100_000_000)),
-                );
+                options.set_delay(one, other, Span::from_nanos(between(5_000_000, 100_000_000)));
             }
         }
         options
@@ -224,10 +196,7 @@ impl Options {
 
     /// The path from one host to another.
     pub fn path(&self, from: Host, to: Host) -> Path {
-        self.paths
-            .get(&(from, to))
-            .copied()
-            .unwrap_or(self.default_path)
+        self.paths.get(&(from, to)).copied().unwrap_or(self.default_path)
     }
 
     /// The path from one host to another, to be changed; a copy of the default where the pair had none.

@@ -18,10 +18,7 @@ impl Random {
     /// A stream of its own for one purpose: what it draws does not depend on what happened before.
     pub(crate) fn named(seed: u64, name: [u64; 3]) -> Self {
         let mut key = [0; 32];
-        for (bytes, word) in key
-            .chunks_exact_mut(8)
-            .zip([seed, name[0], name[1], name[2]])
-        {
+        for (bytes, word) in key.chunks_exact_mut(8).zip([seed, name[0], name[1], name[2]]) {
             bytes.copy_from_slice(&word.to_be_bytes());
         }
         Random(ChaCha12Rng::from_seed(key))
@@ -62,9 +59,7 @@ impl Random {
             }
             if run % 2 == 1 {
                 let fraction = (mean_nanos * i128::from(first >> 32)) >> 32;
-                return Span::from_nanos(
-                    (whole * mean_nanos + fraction).min(i128::from(i64::MAX)) as i64
-                );
+                return Span::from_nanos((whole * mean_nanos + fraction).min(i128::from(i64::MAX)) as i64);
             }
         }
         Span::from_nanos((LONGEST_WAIT * mean_nanos).min(i128::from(i64::MAX)) as i64)
@@ -78,17 +73,12 @@ mod tests {
     #[test]
     fn exponentials_have_their_mean_and_their_tail() {
         let mut random = Random::new(1);
-        let draws: Vec<i64> = (0..20_000)
-            .map(|_| random.exponential(Span::from_micros(100)).as_nanos())
-            .collect();
+        let draws: Vec<i64> = (0..20_000).map(|_| random.exponential(Span::from_micros(100)).as_nanos()).collect();
         let mean = draws.iter().sum::<i64>() / 20_000;
         assert!((97_000..103_000).contains(&mean), "mean {mean}");
         // e^−3 = 4.98 %.
         let beyond = draws.iter().filter(|&&draw| draw > 300_000).count();
-        assert!(
-            (850..1_150).contains(&beyond),
-            "{beyond} beyond three means"
-        );
+        assert!((850..1_150).contains(&beyond), "{beyond} beyond three means");
         assert_eq!(random.exponential(Span::ZERO), Span::ZERO);
     }
 

@@ -112,14 +112,8 @@ pub struct ReadingRecord {
 pub(crate) fn read_answer(bytes: &[u8]) -> Option<(u16, bool, Vec<IpAddr>)> {
     let message = Message::from_octets(bytes).ok()?;
     let section = message.answer().ok()?;
-    let a = section
-        .limit_to::<A>()
-        .flatten()
-        .map(|record| IpAddr::V4(record.data().addr()));
-    let aaaa = section
-        .limit_to::<Aaaa>()
-        .flatten()
-        .map(|record| IpAddr::V6(record.data().addr()));
+    let a = section.limit_to::<A>().flatten().map(|record| IpAddr::V4(record.data().addr()));
+    let aaaa = section.limit_to::<Aaaa>().flatten().map(|record| IpAddr::V6(record.data().addr()));
     let addresses = a.chain(aaaa).collect();
     Some((message.header().id(), message.header().tc(), addresses))
 }

@@ -9,9 +9,7 @@ const MAX_TRACE_BYTES: usize = 64 << 20;
 
 /// FNV-1a, 64 bits: not for adversaries, only to tell two runs apart.
 pub(crate) fn digest(seed: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(seed, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    bytes.iter().fold(seed, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Where FNV-1a begins.
@@ -26,11 +24,7 @@ pub(crate) struct Trace {
 
 impl Trace {
     pub(crate) fn new() -> Self {
-        Trace {
-            text: String::new(),
-            line: String::new(),
-            digest: DIGEST_START,
-        }
+        Trace { text: String::new(), line: String::new(), digest: DIGEST_START }
     }
 
     pub(crate) fn text(&self) -> &str {

@@ -34,12 +34,7 @@ const PORTS: usize = 50_000;
 /// What is going to happen.
 enum Event {
     /// A datagram reaches a host.
-    Arrive {
-        sender: Host,
-        source: SocketAddr,
-        to: SocketAddr,
-        bytes: Vec<u8>,
-    },
+    Arrive { sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8> },
     /// An agent opens a control connection.
     Dial { agent: usize, link: usize },
     /// A document reaches a master.
@@ -47,11 +42,7 @@ enum Event {
     /// A document reaches an agent.
     ToAgent { connection: u64, message: ToAgent },
     /// An agent learns that its connection is gone.
-    Hangup {
-        connection: u64,
-        agent: usize,
-        link: usize,
-    },
+    Hangup { connection: u64, agent: usize, link: usize },
     /// An agent's timer.
     WakeAgent { agent: usize },
     /// A shard's timer.
@@ -59,17 +50,9 @@ enum Event {
     /// A roster's timer; of the process with this number only.
     WakeRoster { master: usize, process: u64 },
     /// A shard takes a query from its queue.
-    TakeQuery {
-        master: usize,
-        shard: usize,
-        process: u64,
-    },
+    TakeQuery { master: usize, shard: usize, process: u64 },
     /// A departure is due, unless another has taken its place.
-    Depart {
-        agent: usize,
-        key: DepartureKey,
-        generation: u64,
-    },
+    Depart { agent: usize, key: DepartureKey, generation: u64 },
 }
 
 /// A deterministic world. Its machines are driven by [`World::run_until`]; everything else says what happens next or
@@ -99,46 +82,21 @@ impl World {
     /// # Panics
     /// If there are more hosts of a kind than [`MAX_HOSTS`], no master, or an agent with a master that is not there.
     pub fn new(options: Options, seed: u64) -> Self {
-        let most = options
-            .masters
-            .len()
-            .max(options.agents.len())
-            .max(options.clients);
-        assert!(
-            most <= MAX_HOSTS,
-            "{most} hosts of one kind, at most {MAX_HOSTS}"
-        );
+        let most = options.masters.len().max(options.agents.len()).max(options.clients);
+        assert!(most <= MAX_HOSTS, "{most} hosts of one kind, at most {MAX_HOSTS}");
         assert!(!options.masters.is_empty(), "a world needs a master");
-        let known = |agent: &crate::AgentOptions| {
-            agent
-                .masters
-                .iter()
-                .all(|&master| master < options.masters.len())
-        };
-        assert!(
-            options.agents.iter().all(known),
-            "an agent has a master that is not there"
-        );
+        let known = |agent: &crate::AgentOptions| agent.masters.iter().all(|&master| master < options.masters.len());
+        assert!(options.agents.iter().all(known), "an agent has a master that is not there");
         let mut random = Random::new(seed);
         let masters: Vec<MasterHost> = (0..options.masters.len())
             .map(|master| {
                 let clock = options.masters[master].clock;
                 // Any number will do: the master in the upper half, the boot in the lower.
                 let epoch = Epoch((master as u64) << 32 | 1);
-                MasterHost::start(
-                    &options,
-                    master,
-                    clock,
-                    epoch,
-                    SimTime::ZERO,
-                    0,
-                    random.bytes(),
-                )
+                MasterHost::start(&options, master, clock, epoch, SimTime::ZERO, 0, random.bytes())
             })
             .collect();
-        let agents = (0..options.agents.len())
-            .map(|agent| AgentHost::start(&options, agent))
-            .collect();
+        let agents = (0..options.agents.len()).map(|agent| AgentHost::start(&options, agent)).collect();
         let mut world = World {
             options,
             seed,
@@ -203,29 +161,16 @@ impl World {
             }
             self.run_for(Span::from_millis(50));
         }
-        panic!(
-            "seed {}: not ready within {READY_WITHIN}: {:?}",
-            self.seed,
-            self.unready()
-        );
+        panic!("seed {}: not ready within {READY_WITHIN}: {:?}", self.seed, self.unready());
     }
 
     fn unready(&self) -> Vec<(usize, usize, String)> {
         let mut unready = Vec::new();
-        for (agent, host) in self
-            .agents
-            .iter()
-            .enumerate()
-            .filter(|(_, host)| host.alive)
-        {
+        for (agent, host) in self.agents.iter().enumerate().filter(|(_, host)| host.alive) {
             for link in 0..host.links.len() {
                 let master = host.links[link].master;
                 if !self.races(agent, master) {
-                    unready.push((
-                        agent,
-                        master,
-                        format!("{:?}", self.stand_down(agent, master)),
-                    ));
+                    unready.push((agent, master, format!("{:?}", self.stand_down(agent, master))));
                 }
             }
         }
@@ -234,48 +179,21 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Arrive {
-                sender,
-                source,
-                to,
-                bytes,
-            } => self.arrive(sender, source, to, bytes),
+            Event::Arrive { sender, source, to, bytes } => self.arrive(sender, source, to, bytes),
             Event::Dial { agent, link } => self.dial(agent, link),
-            Event::ToMaster {
-                connection,
-                message,
-            } => self.hear_at_master(connection, message),
-            Event::ToAgent {
-                connection,
-                message,
-            } => self.hear_at_agent(connection, message),
-            Event::Hangup {
-                connection,
-                agent,
-                link,
-            } => self.hang_up_at_agent(connection, agent, link),
+            Event::ToMaster { connection, message } => self.hear_at_master(connection, message),
+            Event::ToAgent { connection, message } => self.hear_at_agent(connection, message),
+            Event::Hangup { connection, agent, link } => self.hang_up_at_agent(connection, agent, link),
             Event::WakeAgent { agent } => self.wake_agent(agent),
             Event::WakeShard { master, shard } => self.wake_shard(master, shard),
             Event::WakeRoster { master, process } => self.wake_roster(master, process),
-            Event::TakeQuery {
-                master,
-                shard,
-                process,
-            } => self.take_query(master, shard, process),
-            Event::Depart {
-                agent,
-                key,
-                generation,
-            } => self.depart(agent, key, generation),
+            Event::TakeQuery { master, shard, process } => self.take_query(master, shard, process),
+            Event::Depart { agent, key, generation } => self.depart(agent, key, generation),
         }
     }
 
     fn schedule(&mut self, at: SimTime, event: Event) {
-        assert!(
-            self.events.len() < MAX_EVENTS,
-            "seed {}: {MAX_EVENTS} events are waiting",
-            self.seed
-        );
+        assert!(self.events.len() < MAX_EVENTS, "seed {}: {MAX_EVENTS} events are waiting", self.seed);
         self.sequence += 1;
         self.events.insert((at.max(self.now), self.sequence), event);
     }
@@ -302,7 +220,9 @@ impl World {
         let id = self.random.next() as u16;
         let port = (FIRST_PORT + number % PORTS) as u16;
         let bytes = setup::query_bytes(id, name, rtype);
-        self.note(format_args!("query {number} of client {client} to master {master}: {name} {rtype} id {id} port {port}"));
+        self.note(format_args!(
+            "query {number} of client {client} to master {master}: {name} {rtype} id {id} port {port}"
+        ));
         self.finishes.push(Finish {
             client,
             master,
@@ -316,12 +236,7 @@ impl World {
         });
         self.queries.insert((client, port, id), number);
         let source = SocketAddr::new(IpAddr::V4(address::ip_of(Host::Client(client))), port);
-        self.transmit(
-            Host::Client(client),
-            source,
-            address::service(master),
-            bytes,
-        );
+        self.transmit(Host::Client(client), source, address::service(master), bytes);
         number
     }
 
@@ -381,11 +296,7 @@ impl World {
     pub fn races(&self, agent: usize, master: usize) -> bool {
         let now = self.masters[master].clock.read(self.now);
         let name = setup::site_name(agent);
-        self.masters[master]
-            .roster
-            .status(now)
-            .iter()
-            .any(|status| status.name == name && status.racing)
+        self.masters[master].roster.status(now).iter().any(|status| status.name == name && status.racing)
     }
 
     /// Why an agent stands down for a master, by its own account now; `None` when it is ready.
@@ -395,41 +306,25 @@ impl World {
     pub fn stand_down(&self, agent: usize, master: usize) -> Option<StandDown> {
         let host = &self.agents[agent];
         let link = host.links.iter().position(|link| link.master == master);
-        let Some(link) = link else {
-            panic!("agent {agent} does not serve master {master}")
-        };
-        host.agent
-            .report(host.clock.read(self.now), link)
-            .stand_down
+        let Some(link) = link else { panic!("agent {agent} does not serve master {master}") };
+        host.agent.report(host.clock.read(self.now), link).stand_down
     }
 
     /// What an agent has counted.
     pub fn agent_counter(&self, agent: usize, name: &str) -> u64 {
-        self.agents[agent]
-            .agent
-            .counters()
-            .get(name)
-            .copied()
-            .unwrap_or(0)
+        self.agents[agent].agent.counters().get(name).copied().unwrap_or(0)
     }
 
     /// What a master's shards have counted since its last start, together.
     pub fn master_counter(&self, master: usize, name: &str) -> u64 {
         let shards = self.masters[master].shards.iter();
-        shards
-            .map(|shard| shard.shard.counters().get(name).copied().unwrap_or(0))
-            .sum()
+        shards.map(|shard| shard.shard.counters().get(name).copied().unwrap_or(0)).sum()
     }
 
     /// The predetermined delay of a master's race as it is now; `None` while no agent is ready.
     pub fn predetermined_delay(&self, master: usize) -> Option<Span> {
         let first = self.masters[master].shards.first()?;
-        first
-            .shard
-            .predetermined_delays()
-            .first()
-            .copied()
-            .flatten()
+        first.shard.predetermined_delays().first().copied().flatten()
     }
 
     /// The addresses that an agent's site answers with, A before AAAA.

@@ -33,15 +33,8 @@ fn without_agents_the_master_answers_at_once() {
     let finish = &world.finishes()[query];
     assert_eq!(finish.arrivals.len(), 1, "seed 1");
     assert_eq!(finish.winner(), Some(MASTER), "seed 1");
-    assert_eq!(
-        finish.arrivals[0].at - finish.sent,
-        ONE_WAY + ONE_WAY,
-        "seed 1: no delay is added"
-    );
-    assert!(
-        !finish.arrivals[0].truncated && finish.arrivals[0].addresses.len() == 1,
-        "seed 1"
-    );
+    assert_eq!(finish.arrivals[0].at - finish.sent, ONE_WAY + ONE_WAY, "seed 1: no delay is added");
+    assert!(!finish.arrivals[0].truncated && finish.arrivals[0].addresses.len() == 1, "seed 1");
 }
 
 #[test]
@@ -57,10 +50,7 @@ fn when_every_order_is_lost_the_master_answers_after_t_and_the_fallback_delay() 
     assert_eq!(finish.winner(), Some(MASTER), "seed 2");
     let expected = ONE_WAY + ONE_WAY + Span::from_millis(60) + Span::from_millis(250);
     let took = finish.arrivals[0].at - finish.sent;
-    assert!(
-        (took - expected).abs() < SLACK,
-        "seed 2: {took:?} instead of {expected:?}"
-    );
+    assert!((took - expected).abs() < SLACK, "seed 2: {took:?} instead of {expected:?}");
 }
 
 #[test]
@@ -71,11 +61,7 @@ fn when_every_receipt_is_lost_one_more_answer_comes_from_the_master() {
     }
     let query = world.query(0, 0, "silent.cdn.test");
     world.run_for(Span::from_secs(2));
-    let by: Vec<Host> = world.finishes()[query]
-        .arrivals
-        .iter()
-        .map(|arrival| arrival.by)
-        .collect();
+    let by: Vec<Host> = world.finishes()[query].arrivals.iter().map(|arrival| arrival.by).collect();
     assert_eq!(by.len(), 4, "seed 3: {by:?}");
     assert_eq!(by[3], MASTER, "seed 3: the sites come first");
 }
@@ -89,37 +75,17 @@ fn a_repeated_query_while_there_is_time_moves_the_race_to_its_id_and_port() {
     let second = world.query(0, 0, "again.cdn.test");
     world.run_for(Span::from_secs(2));
     let finishes = world.finishes();
-    assert_eq!(
-        finishes[first].arrivals.len(),
-        0,
-        "seed 4: the first id is answered no more"
-    );
-    assert_eq!(
-        finishes[second].arrivals.len(),
-        3,
-        "seed 4: every site answers the second"
-    );
-    assert_eq!(
-        world.departures().len(),
-        3,
-        "seed 4: each site departs once"
-    );
+    assert_eq!(finishes[first].arrivals.len(), 0, "seed 4: the first id is answered no more");
+    assert_eq!(finishes[second].arrivals.len(), 3, "seed 4: every site answers the second");
+    assert_eq!(world.departures().len(), 3, "seed 4: each site departs once");
     let reached = finishes[first].reached.expect("it came");
     for departure in world.departures() {
         let t = departure.transmit_at.expect("an instant").to_master();
-        assert_eq!(
-            t - reached,
-            delay,
-            "seed 4: T is still counted from the first query"
-        );
+        assert_eq!(t - reached, delay, "seed 4: T is still counted from the first query");
         assert_eq!(departure.revision, 1, "seed 4");
         assert_eq!(departure.finish, Some(second), "seed 4");
     }
-    assert_eq!(
-        world.master_counter(0, "races"),
-        1,
-        "seed 4: never a second race beside the first"
-    );
+    assert_eq!(world.master_counter(0, "races"), 1, "seed 4: never a second race beside the first");
     assert_eq!(world.master_counter(0, "queries_amended"), 1, "seed 4");
 }
 
@@ -133,16 +99,8 @@ fn a_repeated_query_too_late_is_answered_once_by_the_master() {
     let third = world.query(0, 0, "late.cdn.test");
     world.run_for(Span::from_secs(2));
     let finishes = world.finishes();
-    assert_eq!(
-        finishes[first].arrivals.len(),
-        3,
-        "seed 5: the race goes on"
-    );
-    let by: Vec<Host> = finishes[second]
-        .arrivals
-        .iter()
-        .map(|arrival| arrival.by)
-        .collect();
+    assert_eq!(finishes[first].arrivals.len(), 3, "seed 5: the race goes on");
+    let by: Vec<Host> = finishes[second].arrivals.iter().map(|arrival| arrival.by).collect();
     assert_eq!(by, [MASTER], "seed 5");
     assert_eq!(finishes[third].arrivals.len(), 0, "seed 5: once");
     assert_eq!(world.master_counter(0, "races"), 1, "seed 5");
@@ -174,16 +132,8 @@ fn an_unvalidated_source_gets_one_answer_with_tc_and_no_more_bytes_than_it_sent(
     for finish in world.finishes() {
         assert_eq!(finish.arrivals.len(), 1, "seed 7: {finish:?}");
         let answer = &finish.arrivals[0];
-        assert!(
-            answer.truncated && answer.by == MASTER && answer.addresses.is_empty(),
-            "seed 7: {answer:?}"
-        );
-        assert!(
-            answer.bytes <= finish.query_bytes,
-            "seed 7: {} for {}",
-            answer.bytes,
-            finish.query_bytes
-        );
+        assert!(answer.truncated && answer.by == MASTER && answer.addresses.is_empty(), "seed 7: {answer:?}");
+        assert!(answer.bytes <= finish.query_bytes, "seed 7: {} for {}", answer.bytes, finish.query_bytes);
     }
     assert_eq!(world.departures().len(), 0, "seed 7: nobody raced");
     // The same question from the source that was validated is raced.
@@ -202,24 +152,12 @@ fn a_site_whose_network_drops_foreign_sources_never_races() {
     world.run_for(Span::from_secs(9));
     assert!(world.races(0, 0) && world.races(2, 0), "seed 8");
     assert!(!world.races(1, 0), "seed 8");
-    assert_eq!(
-        world.stand_down(1, 0),
-        Some(StandDown::SourceTestFailed),
-        "seed 8: ten challenges in 7 s"
-    );
+    assert_eq!(world.stand_down(1, 0), Some(StandDown::SourceTestFailed), "seed 8: ten challenges in 7 s");
     let query = world.query(0, 0, "two.cdn.test");
     world.run_for(Span::from_secs(1));
-    let by: Vec<Host> = world.finishes()[query]
-        .arrivals
-        .iter()
-        .map(|arrival| arrival.by)
-        .collect();
+    let by: Vec<Host> = world.finishes()[query].arrivals.iter().map(|arrival| arrival.by).collect();
     assert_eq!(by, [Host::Agent(0), Host::Agent(2)], "seed 8");
-    assert_eq!(
-        world.agent_counter(1, "orders"),
-        0,
-        "seed 8: it is not even asked"
-    );
+    assert_eq!(world.agent_counter(1, "orders"), 0, "seed 8: it is not even asked");
 }
 
 #[test]
@@ -244,20 +182,11 @@ fn with_lossy_paths_everywhere_but_to_the_client_every_query_is_answered() {
         for finish in world.finishes() {
             assert!(!finish.arrivals.is_empty(), "seed {seed}: {finish:?}");
             for agent in 0..5 {
-                let times = finish
-                    .arrivals
-                    .iter()
-                    .filter(|arrival| arrival.by == Host::Agent(agent))
-                    .count();
-                assert!(
-                    times <= 1,
-                    "seed {seed}: agent {agent} answered {times} times: {finish:?}"
-                );
+                let times = finish.arrivals.iter().filter(|arrival| arrival.by == Host::Agent(agent)).count();
+                assert!(times <= 1, "seed {seed}: agent {agent} answered {times} times: {finish:?}");
             }
         }
-        let orders: u64 = (0..5)
-            .map(|agent| world.agent_counter(agent, "datagram_replayed"))
-            .sum();
+        let orders: u64 = (0..5).map(|agent| world.agent_counter(agent, "datagram_replayed")).sum();
         assert!(orders > 0, "seed {seed}: nothing was doubled");
     }
 }

@@ -9,29 +9,18 @@ const CLIENTS: usize = 8;
 /// The nearest site of a client and its lead over the second.
 fn nearest(options: &Options, client: usize) -> (Host, Span) {
     let mut sites: Vec<(Span, Host)> = (0..options.agents.len())
-        .map(|agent| {
-            (
-                options.path(Host::Agent(agent), Host::Client(client)).delay,
-                Host::Agent(agent),
-            )
-        })
+        .map(|agent| (options.path(Host::Agent(agent), Host::Client(client)).delay, Host::Agent(agent)))
         .collect();
     sites.sort();
-    let lead = sites
-        .get(1)
-        .map_or(Span::MAX, |second| second.0 - sites[0].0);
+    let lead = sites.get(1).map_or(Span::MAX, |second| second.0 - sites[0].0);
     (sites[0].1, lead)
 }
 
 /// Jitter on every path but those that the race is run on.
 fn jitter_control(options: &mut Options, mean: Span) {
     for agent in 0..options.agents.len() {
-        options
-            .path_mut(Host::Master(0), Host::Agent(agent))
-            .jitter_mean = mean;
-        options
-            .path_mut(Host::Agent(agent), Host::Master(0))
-            .jitter_mean = mean;
+        options.path_mut(Host::Master(0), Host::Agent(agent)).jitter_mean = mean;
+        options.path_mut(Host::Agent(agent), Host::Master(0)).jitter_mean = mean;
     }
 }
 
@@ -57,19 +46,9 @@ fn the_nearest_site_wins_where_it_leads_by_two_milliseconds() {
         jitter_control(&mut options, Span::from_millis(1));
         let mut world = World::new(options.clone(), seed);
         rounds(&mut world, 20);
-        for Finish {
-            client, arrivals, ..
-        } in world.finishes()
-        {
-            assert_eq!(
-                arrivals.len(),
-                AGENTS,
-                "seed {seed}: every site answers once, client {client}"
-            );
-            assert!(
-                !arrivals.iter().any(|arrival| arrival.by == Host::Master(0)),
-                "seed {seed}: a fallback answer"
-            );
+        for Finish { client, arrivals, .. } in world.finishes() {
+            assert_eq!(arrivals.len(), AGENTS, "seed {seed}: every site answers once, client {client}");
+            assert!(!arrivals.iter().any(|arrival| arrival.by == Host::Master(0)), "seed {seed}: a fallback answer");
             let (site, lead) = nearest(&options, *client);
             if lead >= Span::from_millis(2) {
                 races += 1;
@@ -90,39 +69,17 @@ fn starts_spread_no_further_than_the_clocks_are_wrong() {
         rounds(&mut world, 10);
         let departures = world.departures();
         for finish in 0..world.finishes().len() {
-            let starts: Vec<_> = departures
-                .iter()
-                .filter(|departure| departure.finish == Some(finish))
-                .collect();
+            let starts: Vec<_> = departures.iter().filter(|departure| departure.finish == Some(finish)).collect();
             assert_eq!(starts.len(), AGENTS, "seed {seed}: query {finish}");
-            let first = starts
-                .iter()
-                .map(|start| start.at)
-                .min()
-                .expect("not empty");
-            let last = starts
-                .iter()
-                .map(|start| start.at)
-                .max()
-                .expect("not empty");
-            let errors = starts
-                .iter()
-                .map(|start| start.clock_error.expect("a clock that raced"));
-            let (least, greatest) = errors.fold((Span::MAX, Span::MIN), |(low, high), error| {
-                (low.min(error), high.max(error))
-            });
+            let first = starts.iter().map(|start| start.at).min().expect("not empty");
+            let last = starts.iter().map(|start| start.at).max().expect("not empty");
+            let errors = starts.iter().map(|start| start.clock_error.expect("a clock that raced"));
+            let (least, greatest) =
+                errors.fold((Span::MAX, Span::MIN), |(low, high), error| (low.min(error), high.max(error)));
             // An exchange between arming and departing may move the estimate, by far less than 100 µs.
             let allowed = greatest - least + Span::from_micros(100);
-            assert!(
-                last - first <= allowed,
-                "seed {seed}, query {finish}: {:?} > {allowed:?}",
-                last - first
-            );
-            assert!(
-                last - first < Span::from_millis(2),
-                "seed {seed}, query {finish}: {:?}",
-                last - first
-            );
+            assert!(last - first <= allowed, "seed {seed}, query {finish}: {:?} > {allowed:?}", last - first);
+            assert!(last - first < Span::from_millis(2), "seed {seed}, query {finish}: {:?}", last - first);
         }
     }
 }
@@ -136,16 +93,8 @@ fn one_agent_alone_races_and_wins() {
     world.run_for(Span::from_secs(2));
     let finish = &world.finishes()[query];
     assert_eq!(finish.winner(), Some(Host::Agent(0)), "seed 3");
-    assert_eq!(
-        finish.arrivals.len(),
-        1,
-        "seed 3: its receipt settles the race, no fallback follows"
-    );
-    assert_eq!(
-        finish.arrivals[0].addresses,
-        world.site_addresses(0)[..1],
-        "seed 3"
-    );
+    assert_eq!(finish.arrivals.len(), 1, "seed 3: its receipt settles the race, no fallback follows");
+    assert_eq!(finish.arrivals[0].addresses, world.site_addresses(0)[..1], "seed 3");
     let departure = world.departures()[0];
     let t = departure.transmit_at.expect("an instant");
     assert!(
@@ -166,11 +115,7 @@ fn an_agent_that_dies_leaves_the_race_to_the_others() {
         world.validate_all();
         let before = world.query(0, 0, "before.cdn.test");
         world.run_for(Span::from_secs(1));
-        assert_eq!(
-            world.finishes()[before].winner(),
-            Some(Host::Agent(2)),
-            "seed {seed}"
-        );
+        assert_eq!(world.finishes()[before].winner(), Some(Host::Agent(2)), "seed {seed}");
 
         // It has its order and dies before T: the farthest order takes at most 100 ms, T is beyond.
         let during = world.query(0, 0, "during.cdn.test");
@@ -179,11 +124,7 @@ fn an_agent_that_dies_leaves_the_race_to_the_others() {
         world.run_for(Span::from_secs(1));
         let finish = &world.finishes()[during];
         assert_eq!(finish.winner(), Some(Host::Agent(4)), "seed {seed}");
-        assert_eq!(
-            finish.arrivals.len(),
-            AGENTS - 1,
-            "seed {seed}: the others, and no fallback"
-        );
+        assert_eq!(finish.arrivals.len(), AGENTS - 1, "seed {seed}: the others, and no fallback");
 
         // The master notices by the missing reports, and asks it no more.
         world.run_for(Span::from_secs(5));
@@ -191,15 +132,7 @@ fn an_agent_that_dies_leaves_the_race_to_the_others() {
         let orders = world.master_counter(0, "orders");
         let after = world.query(0, 0, "after.cdn.test");
         world.run_for(Span::from_secs(1));
-        assert_eq!(
-            world.finishes()[after].winner(),
-            Some(Host::Agent(4)),
-            "seed {seed}"
-        );
-        assert_eq!(
-            world.master_counter(0, "orders") - orders,
-            AGENTS as u64 - 1,
-            "seed {seed}"
-        );
+        assert_eq!(world.finishes()[after].winner(), Some(Host::Agent(4)), "seed {seed}");
+        assert_eq!(world.master_counter(0, "orders") - orders, AGENTS as u64 - 1, "seed {seed}");
     }
 }

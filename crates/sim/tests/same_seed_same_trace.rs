@@ -6,11 +6,7 @@ use startgun_sim::{Host, Options, World};
 /// A world with everything in it that chance decides.
 fn run(seed: u64) -> World {
     let mut options = Options::scattered(4, 3, 99);
-    let hosts: Vec<Host> = (0..4)
-        .map(Host::Agent)
-        .chain((0..3).map(Host::Client))
-        .chain([Host::Master(0)])
-        .collect();
+    let hosts: Vec<Host> = (0..4).map(Host::Agent).chain((0..3).map(Host::Client)).chain([Host::Master(0)]).collect();
     for &from in &hosts {
         for &to in &hosts {
             let path = options.path_mut(from, to);
@@ -34,11 +30,7 @@ fn run(seed: u64) -> World {
 #[test]
 fn the_same_seed_gives_the_same_trace_byte_for_byte() {
     let (one, other) = (run(7), run(7));
-    assert!(
-        one.trace().lines().count() > 1_000,
-        "{} lines",
-        one.trace().lines().count()
-    );
+    assert!(one.trace().lines().count() > 1_000, "{} lines", one.trace().lines().count());
     assert!(one.trace() == other.trace(), "two runs of seed 7 differ");
     assert_eq!(one.trace_digest(), other.trace_digest());
 }

@@ -12,11 +12,12 @@ mod startup;
 mod status;
 
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// A synchronised DNS race: every user reaches the site with the lowest real network latency
+/// A synchronised DNS race: every client is sent to the site with the lowest latency to it
 #[derive(Debug, Parser)]
 #[command(name = "startgun", version)]
 struct Arguments {
@@ -26,12 +27,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a master: answer DNS, order races
+    /// Run a master: answer DNS and order races
     Master(ConfigFile),
-    /// Run an agent: take part in races for one site
+    /// Run an agent: race for one site
     Agent(ConfigFile),
     /// Check a configuration file without starting anything
-    Check(ConfigFile),
+    Check(CheckArgs),
     Status(status::StatusArgs),
     Race(race::RaceArgs),
     Demo(demo::DemoArgs),
@@ -41,12 +42,19 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
-    /// The configuration file
+    /// The configuration file (TOML; every key is explained in docs/samples)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Log as JSON
+    /// Write the log, on standard error, as one JSON object per line; RUST_LOG chooses what is logged [default: info]
     #[arg(long)]
     log_json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// The configuration file of a master or an agent; its key `role` says of which
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -69,7 +77,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A list of faults in files stands by itself, so that FILE:LINE can be followed.
-            if error.contains('\n') { eprintln!("{error}") } else { eprintln!("startgun: {error}") }
+            if error.contains('\n') {
+                eprintln!("{error}")
+            } else {
+                eprintln!("startgun: {error}")
+            }
             ExitCode::FAILURE
         }
     }
@@ -78,7 +90,9 @@ fn main() -> ExitCode {
 /// Logs to standard error; `RUST_LOG` chooses what, information and above unless set.
 fn log(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for terminals: in a file or a journal they are noise.
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     if json { builder.json().init() } else { builder.init() }
 }
 
@@ -87,7 +101,7 @@ fn check(path: &std::path::Path) -> Result<(), String> {
     match config::check(path) {
         Ok(summary) => {
             summary.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-            print!("{}", summary.text);
+            println!("{}", summary.text);
             Ok(())
         }
         Err(errors) => Err(listed(&errors)),

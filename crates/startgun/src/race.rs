@@ -22,18 +22,18 @@ const MAX_FINISHERS: usize = 1_024;
 /// Ask for a raced name once and print every answer in the order of arrival
 #[derive(Debug, clap::Args)]
 pub struct RaceArgs {
-    /// The raced name
+    /// The name to ask for
     name: String,
-    /// TYPE and @SERVER[:PORT], in any order; the type is A unless given, the port 53
+    /// Whom to ask, as @ADDRESS or @ADDRESS:PORT (53 unless given), and the record type (A unless given); in any order
     #[arg(value_name = "TYPE|@SERVER[:PORT]", num_args = 1..=2, required = true)]
     rest: Vec<String>,
-    /// Ask once over TCP first, so that the master knows this host's address and lets it race
+    /// Ask once over TCP first: a master races only for addresses that have completed a query over TCP
     #[arg(long)]
     validate: bool,
-    /// How long to wait for answers, in milliseconds
+    /// How long to wait for all answers, in milliseconds, 1 to 60000
     #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     wait_ms: u64,
-    /// Print JSON
+    /// Print one JSON document instead of the table
     #[arg(long)]
     json: bool,
 }
@@ -69,7 +69,8 @@ struct Finish {
 /// A sentence for the operator.
 pub fn run(args: &RaceArgs) -> Result<(), String> {
     let (rtype, server) = target(&args.rest)?;
-    let name = Name::<Vec<u8>>::from_str(&args.name).map_err(|error| format!("\"{}\" is not a domain name: {error}", args.name))?;
+    let name = Name::<Vec<u8>>::from_str(&args.name)
+        .map_err(|error| format!("\"{}\" is not a domain name: {error}", args.name))?;
     if args.validate {
         validate(&name, rtype, server)?;
     }
@@ -157,7 +158,9 @@ fn watch(name: &Name<Vec<u8>>, rtype: Rtype, server: SocketAddr, wait: Duration)
     let end = Instant::now() + wait;
     while Instant::now() < end && arrivals.len() < MAX_FINISHERS {
         let received = socket.receive(&mut batch, &clock).map_err(|error| format!("receiving: {error}"))?;
-        for packet in batch.iter().filter(|packet| packet.source == server && packet.bytes.starts_with(&id.to_be_bytes())) {
+        for packet in
+            batch.iter().filter(|packet| packet.source == server && packet.bytes.starts_with(&id.to_be_bytes()))
+        {
             arrivals.push((packet.received_at, packet.bytes.to_vec()));
         }
         if received == 0 {
@@ -175,7 +178,9 @@ fn watch(name: &Name<Vec<u8>>, rtype: Rtype, server: SocketAddr, wait: Duration)
 fn finisher(place: usize, bytes: &[u8], behind: Span, after: Span) -> Option<Finisher> {
     let message = Message::from_octets(bytes).ok()?;
     let nsid = message.opt().and_then(|opt| {
-        opt.opt().nsid().map(|nsid| String::from_utf8_lossy(nsid.as_slice()).chars().filter(|c| !c.is_control()).collect())
+        opt.opt()
+            .nsid()
+            .map(|nsid| String::from_utf8_lossy(nsid.as_slice()).chars().filter(|c| !c.is_control()).collect())
     });
     let records = message.answer().ok()?.limit_to::<AllRecordData<_, _>>();
     Some(Finisher {

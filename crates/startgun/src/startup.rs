@@ -51,7 +51,8 @@ pub fn epoch() -> Result<Epoch, String> {
 /// Where the kernel gives no randomness.
 pub fn seed() -> Result<[u8; 32], String> {
     let mut seed = [0; 32];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed).map_err(|_| "the kernel gives no randomness")?;
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
+        .map_err(|_| "the kernel gives no randomness")?;
     Ok(seed)
 }
 

@@ -22,13 +22,14 @@ const MAX_DOCUMENT: u64 = 4 << 20;
 /// Where packages put the sockets.
 const DEFAULT_SOCKETS: [&str; 2] = ["/run/startgun/master.sock", "/run/startgun/agent.sock"];
 
-/// Show how a running master or agent is
+/// Show the state of a running master or agent
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
-    /// The status socket; by default the one that exists of /run/startgun/master.sock and agent.sock
+    /// Its status socket, `status_socket` in its configuration [default: /run/startgun/master.sock or agent.sock,
+    /// whichever exists]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Print the JSON document
+    /// Print one JSON document instead of text
     #[arg(long)]
     json: bool,
 }
@@ -143,9 +144,8 @@ pub async fn serve(listener: UnixListener, document: impl AsyncFn() -> Document)
 /// Where nobody listens, or something else does.
 pub fn fetch(socket: &Path) -> Result<Document, String> {
     let fault = |error: &dyn std::fmt::Display| format!("{}: {error}", socket.display());
-    let stream = UnixStream::connect(socket).map_err(|error| {
-        format!("{} (is a master or agent running, with this status_socket?)", fault(&error))
-    })?;
+    let stream = UnixStream::connect(socket)
+        .map_err(|error| format!("{} (is a master or agent running, with this status_socket?)", fault(&error)))?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|error| fault(&error))?;
     let mut json = Vec::new();
     stream.take(MAX_DOCUMENT).read_to_end(&mut json).map_err(|error| fault(&error))?;
@@ -158,9 +158,8 @@ pub fn fetch(socket: &Path) -> Result<Document, String> {
 /// A sentence for the operator.
 pub fn run(args: &StatusArgs) -> Result<(), String> {
     let socket = args.socket.clone().or_else(|| DEFAULT_SOCKETS.iter().map(PathBuf::from).find(|path| path.exists()));
-    let socket = socket.ok_or_else(|| {
-        format!("no status socket at {}: name it with --socket", DEFAULT_SOCKETS.join(" or "))
-    })?;
+    let socket =
+        socket.ok_or_else(|| format!("no status socket at {}: name it with --socket", DEFAULT_SOCKETS.join(" or ")))?;
     let document = fetch(&socket)?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&document).map_err(|error| error.to_string())?),
@@ -179,13 +178,18 @@ fn text(document: &Document) -> String {
 fn master_text(master: &MasterDocument) -> String {
     let mut out = String::new();
     let services: Vec<String> = master.services.iter().map(ToString::to_string).collect();
-    let _ = writeln!(out, "master {}  version {}  up {} s  {} shards", master.name, master.version, master.uptime_s, master.shards);
+    let _ = writeln!(
+        out,
+        "master {}  version {}  up {} s  {} shards",
+        master.name, master.version, master.uptime_s, master.shards
+    );
     let _ = writeln!(out, "service addresses  {}", services.join(", "));
     let racing = master.agents.iter().filter(|agent| agent.racing).count();
     let _ = writeln!(out, "\nagents: {racing} of {} racing", master.agents.len());
     for agent in &master.agents {
         let state = agent.reason.as_deref().map_or("racing".to_owned(), |reason| format!("standing down: {reason}"));
-        let _ = writeln!(out, "  {:<20} site {:<16} {:<22} {state}", agent.name, agent.site, agent.fast_path.to_string());
+        let _ =
+            writeln!(out, "  {:<20} site {:<16} {:<22} {state}", agent.name, agent.site, agent.fast_path.to_string());
         if let Some(report) = &agent.report {
             let _ = writeln!(out, "      {}", report_text(report));
         }
@@ -201,7 +205,8 @@ fn master_text(master: &MasterDocument) -> String {
 
 fn agent_text(agent: &AgentDocument) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "agent {}  site {}  version {}  up {} s", agent.name, agent.site, agent.version, agent.uptime_s);
+    let _ =
+        writeln!(out, "agent {}  site {}  version {}  up {} s", agent.name, agent.site, agent.version, agent.uptime_s);
     let _ = writeln!(out, "departure thread  {}", agent.departure_scheduling);
     for master in &agent.masters {
         let state = match (master.connected, master.report.stand_down) {
@@ -235,7 +240,11 @@ fn report_text(report: &AgentReport) -> String {
         parts.push(format!("forward delay p99 {}, greatest {}", ms(Some(delay.p99)), ms(Some(delay.greatest))));
     }
     if let Some(lateness) = report.lateness {
-        parts.push(format!("lateness p50 {:.1} us, p99 {:.1} us", lateness.p50.as_micros_f64(), lateness.p99.as_micros_f64()));
+        parts.push(format!(
+            "lateness p50 {:.1} us, p99 {:.1} us",
+            lateness.p50.as_micros_f64(),
+            lateness.p99.as_micros_f64()
+        ));
     }
     parts.join(" · ")
 }

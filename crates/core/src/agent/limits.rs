@@ -77,7 +77,16 @@ mod tests {
     #[test]
     fn destinations_that_nobody_asks_from_are_refused() {
         let mut budget = Budget::new(Limits::default());
-        for to in ["224.0.0.1:5", "255.255.255.255:5", "0.0.0.0:5", "10.0.0.1:5", "127.0.0.1:5", "[fd00::1]:5", "[::1]:5", "203.0.113.1:0"] {
+        for to in [
+            "224.0.0.1:5",
+            "255.255.255.255:5",
+            "0.0.0.0:5",
+            "10.0.0.1:5",
+            "127.0.0.1:5",
+            "[fd00::1]:5",
+            "[::1]:5",
+            "203.0.113.1:0",
+        ] {
             assert_eq!(take(&mut budget, to), Err(Refusal::Destination), "{to}");
         }
         assert_eq!(take(&mut budget, "203.0.113.1:5"), Ok(()));
@@ -88,7 +97,8 @@ mod tests {
 
     #[test]
     fn prefixes_and_the_whole_have_their_share() {
-        let mut budget = Budget::new(Limits { departures_per_s: 5, departures_per_prefix_per_s: 2, ..Limits::default() });
+        let mut budget =
+            Budget::new(Limits { departures_per_s: 5, departures_per_prefix_per_s: 2, ..Limits::default() });
         let to = |i: u8| format!("203.0.113.{i}:5");
         assert_eq!((0..9).filter(|&i| take(&mut budget, &to(i)).is_ok()).count(), 2);
         assert_eq!((1..9).filter(|i| take(&mut budget, &format!("198.51.{i}.1:5")).is_ok()).count(), 3);

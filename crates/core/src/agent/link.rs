@@ -146,12 +146,10 @@ impl Link {
             self.sessions.pop_front();
         }
         let binding = Binding { id, secret, master: self.master.clone(), epoch };
-        let openers = (0..self.shards)
-            .map(|shard| (shard, Opener::new(&binding, Direction::MasterToAgent, shard)))
-            .collect();
-        let sealers = (0..self.shards)
-            .map(|shard| (shard, Sealer::new(&binding, Direction::AgentToMaster, shard)))
-            .collect();
+        let openers =
+            (0..self.shards).map(|shard| (shard, Opener::new(&binding, Direction::MasterToAgent, shard))).collect();
+        let sealers =
+            (0..self.shards).map(|shard| (shard, Sealer::new(&binding, Direction::AgentToMaster, shard))).collect();
         self.sessions.push_back(Session { binding, openers, sealers, ends_at: None });
         self.request_at = Some(now);
         true
@@ -244,7 +242,8 @@ impl Link {
             return None;
         }
         let burst = self.exchanges_in_epoch < BURST_EXCHANGES;
-        self.request_at = Some(now + if burst { BURST_INTERVAL.min(self.exchange_interval) } else { self.exchange_interval });
+        self.request_at =
+            Some(now + if burst { BURST_INTERVAL.min(self.exchange_interval) } else { self.exchange_interval });
         self.exchanges_in_epoch = self.exchanges_in_epoch.saturating_add(1);
         let exchange = self.next_exchange;
         self.next_exchange = self.next_exchange.wrapping_add(1).max(1);
@@ -329,11 +328,10 @@ impl Link {
         if self.playbook.is_none() {
             return Some(StandDown::NoPlaybook);
         }
-        if self.passed.values().any(|passed| !passed) {
-            return Some(StandDown::SourceTestFailed);
-        }
-        if self.passed.is_empty() {
-            return Some(StandDown::SourceTestPending);
+        // One service address that passed is enough to race for; an order for another is refused by itself.
+        if !self.passed.values().any(|passed| *passed) {
+            let none = self.passed.is_empty();
+            return Some(if none { StandDown::SourceTestPending } else { StandDown::SourceTestFailed });
         }
         let Some(reading) = self.clock.read(now) else { return Some(StandDown::ClockUnset) };
         if reading.expected_error == Span::MAX {

@@ -430,7 +430,11 @@ impl Agent {
                 Wait::Departure
             }
         };
-        if self.pending.insert(race_key, Pending { key, revision: order.revision, client: order.client, transmit_at, wait }).is_none() {
+        if self
+            .pending
+            .insert(race_key, Pending { key, revision: order.revision, client: order.client, transmit_at, wait })
+            .is_none()
+        {
             self.expiries.insert((at.max(now) + HOLD, race_key), ());
         } else {
             self.count("orders_amended");
@@ -489,7 +493,15 @@ impl Agent {
         self.outputs.push_back(Output::Audit(audit));
     }
 
-    fn receipt(&mut self, now: LocalTime, master: usize, race: u64, revision: u8, outcome: ReceiptOutcome, lateness: Span) {
+    fn receipt(
+        &mut self,
+        now: LocalTime,
+        master: usize,
+        race: u64,
+        revision: u8,
+        outcome: ReceiptOutcome,
+        lateness: Span,
+    ) {
         let receipt = Receipt { race, revision, outcome, lateness };
         if let Some((to, bytes)) = self.links[master].seal_receipt(now, receipt) {
             self.outputs.push_back(Output::Send { to, bytes, exchange: None });

@@ -64,14 +64,10 @@ impl Fit {
     pub(super) fn of(samples: &VecDeque<Sample>, max_drift_ppm: u32) -> Option<Fit> {
         let newest = samples.iter().rev().find(|sample| sample.round_trip.is_some())?;
         let (origin, base) = (newest.low.at, newest.low.offset);
-        let relative = |edge: Edge| {
-            ((edge.at - origin).as_nanos() as f64, (edge.offset - base).as_nanos() as f64)
-        };
+        let relative = |edge: Edge| ((edge.at - origin).as_nanos() as f64, (edge.offset - base).as_nanos() as f64);
         let two_way = || samples.iter().filter(|sample| sample.round_trip.is_some());
-        let forward = Direction {
-            points: two_way().filter_map(|sample| sample.high).map(relative).collect(),
-            sign: 1.0,
-        };
+        let forward =
+            Direction { points: two_way().filter_map(|sample| sample.high).map(relative).collect(), sign: 1.0 };
         let reverse = Direction { points: samples.iter().map(|sample| relative(sample.low)).collect(), sign: -1.0 };
 
         let oldest_ns = forward.points.first().map_or(0.0, |point| point.0);
@@ -101,11 +97,7 @@ impl Fit {
             // missing is how far the line may be off.
             let unexplained_ns = (least_round_trip.as_nanos() as f64 - gap(rate)).max(0.0) / 2.0;
             fit.error_ns = minimum_ns + unexplained_ns + STAMP_ERROR.as_nanos() as f64;
-            fit.error_rate += if long_enough {
-                2.0 * minimum_ns / span_ns
-            } else {
-                f64::from(max_drift_ppm) / 1e6
-            };
+            fit.error_rate += if long_enough { 2.0 * minimum_ns / span_ns } else { f64::from(max_drift_ppm) / 1e6 };
         }
         Some(fit)
     }

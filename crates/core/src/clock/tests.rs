@@ -40,12 +40,7 @@ impl Path {
     fn exchange(&mut self, sent: LocalTime) -> Exchange {
         let arrived = sent + self.out + self.jitter();
         let returned = arrived + Span::from_micros(50) + self.back + self.jitter();
-        Exchange {
-            sent,
-            received: self.race(arrived),
-            replied: self.race(arrived + Span::from_micros(50)),
-            returned,
-        }
+        Exchange { sent, received: self.race(arrived), replied: self.race(arrived + Span::from_micros(50)), returned }
     }
 
     /// Four exchanges a second from `start` on; the clock's error and whether the bound held, after each.

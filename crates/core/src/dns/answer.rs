@@ -3,7 +3,7 @@
 use super::name::CanonicalName;
 use super::query::Query;
 use super::zone::{Lookup, RecordSet, ZoneSet};
-use domain::base::iana::{Class, OptRcode, Opcode};
+use domain::base::iana::{Class, Opcode, OptRcode};
 use domain::base::message_builder::{AdditionalBuilder, AnswerBuilder, MessageBuilder, StaticCompressor};
 use domain::base::name::ParsedName;
 use domain::base::opt::Nsid;
@@ -120,7 +120,12 @@ impl<'a> Response<'a> {
             let mut authority = answer.authority();
             for data in &soa.data {
                 let minimum = data.last_chunk::<4>().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-                let record = (wire_name(apex.as_bytes()), Class::IN, Ttl::from_secs(soa.ttl_s.min(minimum)), opaque(Rtype::SOA, data));
+                let record = (
+                    wire_name(apex.as_bytes()),
+                    Class::IN,
+                    Ttl::from_secs(soa.ttl_s.min(minimum)),
+                    opaque(Rtype::SOA, data),
+                );
                 if authority.push(record).is_err() {
                     return (authority.additional(), Err(Full));
                 }
@@ -223,13 +228,21 @@ impl<'a> Response<'a> {
                 opt.set_udp_payload_size(MAX_ANSWER as u16);
                 opt.set_dnssec_ok(edns.dnssec_ok);
                 opt.set_rcode(code);
-                nsid.map_or(Ok(()), |nsid| opt.push(&Nsid::from_octets(nsid.as_bytes()).unwrap_or_else(|_| unreachable!("a name of 63 bytes"))))
+                nsid.map_or(Ok(()), |nsid| {
+                    opt.push(&Nsid::from_octets(nsid.as_bytes()).unwrap_or_else(|_| unreachable!("a name of 63 bytes")))
+                })
             });
         }
         additional.finish().into_target()
     }
 
-    fn start(&self, out: Vec<u8>, code: OptRcode, authoritative: bool, limit: usize) -> AnswerBuilder<StaticCompressor<Vec<u8>>> {
+    fn start(
+        &self,
+        out: Vec<u8>,
+        code: OptRcode,
+        authoritative: bool,
+        limit: usize,
+    ) -> AnswerBuilder<StaticCompressor<Vec<u8>>> {
         let mut builder: Builder = match MessageBuilder::from_target(StaticCompressor::new(out)) {
             Ok(builder) => builder,
             Err(_) => unreachable!("a Vec grows"),

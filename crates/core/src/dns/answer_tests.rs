@@ -121,15 +121,12 @@ fn a_truncated_answer_is_no_longer_than_its_query() {
 #[test]
 fn an_answer_that_does_not_fit_is_emptied_and_marked() {
     let addresses = Addresses { a: (0..100).map(|i| Ipv4Addr::new(192, 0, 2, i)).collect(), aaaa: vec![] };
-    for (size, transport, fits) in [
-        (None, Transport::Udp, false),
-        (Some(4096), Transport::Udp, false),
-        (None, Transport::Tcp, true),
-    ] {
+    for (size, transport, fits) in
+        [(None, Transport::Udp, false), (Some(4096), Transport::Udp, false), (None, Transport::Tcp, true)]
+    {
         let packet = query_bytes("www.cdn.test", Rtype::A, size);
-        let bytes = with_query(&packet, |query| {
-            Response::new(query, transport, "m1").addresses(&addresses, 30, Vec::new())
-        });
+        let bytes =
+            with_query(&packet, |query| Response::new(query, transport, "m1").addresses(&addresses, 30, Vec::new()));
         let message = Message::from_octets(bytes).expect("a message");
         assert_eq!(message.header().tc(), !fits);
         assert_eq!(message.header_counts().ancount(), if fits { 100 } else { 0 });
@@ -143,7 +140,10 @@ fn errors_echo_the_id_and_badvers_brings_its_opt() {
     let bytes = error(&packet, OptRcode::FORMERR, Vec::new());
     assert_eq!(bytes.len(), 12);
     let message = Message::from_octets(bytes).expect("a message");
-    assert_eq!((message.header().id(), message.header().rcode(), message.header().qr()), (0x1234, Rcode::FORMERR, true));
+    assert_eq!(
+        (message.header().id(), message.header().rcode(), message.header().qr()),
+        (0x1234, Rcode::FORMERR, true)
+    );
     let message = Message::from_octets(error(&packet, OptRcode::BADVERS, Vec::new())).expect("a message");
     let opt = message.opt().expect("an OPT record");
     assert_eq!(opt.rcode(message.header()), OptRcode::BADVERS);

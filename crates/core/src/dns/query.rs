@@ -3,8 +3,8 @@
 use super::name::{MAX_NAME, canonical};
 use domain::base::iana::{Class, Opcode, OptRcode, OptionCode};
 use domain::base::opt::{OptRecord, UnknownOptData};
-use domain::dep::octseq;
 use domain::base::{Message, ParsedName, Question, Rtype};
+use domain::dep::octseq;
 
 /// EDNS of a query (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,10 @@ pub struct Query<'a> {
 }
 
 /// What a packet deserves.
-#[allow(clippy::large_enum_variant, reason = "it lives on the stack for one packet; a box would be an allocation per query")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack for one packet; a box would be an allocation per query"
+)]
 pub enum Verdict<'a> {
     /// Silence: a response, or too short to answer. Two servers answering each other's answers would never end
     /// (RFC 8906 section 4 forbids no other silence).

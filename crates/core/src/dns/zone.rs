@@ -143,7 +143,8 @@ impl ZoneSet {
             }
             zone.node_mut(record.owner.as_bytes()).add(record);
         }
-        let found = zone.nodes.get(zone.apex.as_bytes()).and_then(|node| node.set(Rtype::SOA)).map_or(0, |soa| soa.data.len());
+        let found =
+            zone.nodes.get(zone.apex.as_bytes()).and_then(|node| node.set(Rtype::SOA)).map_or(0, |soa| soa.data.len());
         if found != 1 {
             return Err(ZoneError::Soa { apex: zone.apex, found });
         }
@@ -325,7 +326,10 @@ pub(crate) mod tests {
         let apex: CanonicalName = "other.test".parse().expect("a name");
         assert!(matches!(zones.add_zone(apex.clone(), stray), Err(ZoneError::OutOfZone { .. })));
         assert!(matches!(zones.add_zone(apex.clone(), []), Err(ZoneError::Soa { found: 0, .. })));
-        assert_eq!(zones.add_zone("cdn.test".parse().expect("a name"), []), Err(ZoneError::Twice("cdn.test".parse().expect("a name"))));
+        assert_eq!(
+            zones.add_zone("cdn.test".parse().expect("a name"), []),
+            Err(ZoneError::Twice("cdn.test".parse().expect("a name")))
+        );
         assert!(matches!(zones.add_race(&apex, 3), Err(ZoneError::NoZone(_))));
         let plain = "ns.cdn.test".parse().expect("a name");
         assert!(matches!(zones.add_race(&plain, 3), Err(ZoneError::PlainAndRaced(_))));

@@ -6,7 +6,13 @@ use crate::dns::query::{Query, Verdict};
 use crate::dns::zone::Lookup;
 
 /// The answer to a raced name without a race: the fallback's addresses with a short time to live.
-pub fn fallback(service: &Service, race: &RaceConfig, query: &Query<'_>, transport: Transport, out: Vec<u8>) -> Vec<u8> {
+pub fn fallback(
+    service: &Service,
+    race: &RaceConfig,
+    query: &Query<'_>,
+    transport: Transport,
+    out: Vec<u8>,
+) -> Vec<u8> {
     let response = Response::new(query, transport, &service.master);
     match (race.fallback.serve(query.rtype()), service.zones.authority(query.name())) {
         (false, Some((apex, soa))) => response.central(&service.zones, Lookup::NoData(apex, soa), out),
@@ -20,12 +26,8 @@ pub fn answer_tcp(service: &Service, packet: &[u8], out: Vec<u8>) -> Option<Vec<
         Verdict::Ignore => None,
         Verdict::Error(code) => Some(answer::error(packet, code, out)),
         Verdict::Query(query) => Some(match service.zones.lookup(query.name(), query.rtype()) {
-            Lookup::Raced(race) => {
-                fallback(service, &service.races[usize::from(race)], &query, Transport::Tcp, out)
-            }
-            lookup => {
-                Response::new(&query, Transport::Tcp, &service.master).central(&service.zones, lookup, out)
-            }
+            Lookup::Raced(race) => fallback(service, &service.races[usize::from(race)], &query, Transport::Tcp, out),
+            lookup => Response::new(&query, Transport::Tcp, &service.master).central(&service.zones, lookup, out),
         }),
     }
 }

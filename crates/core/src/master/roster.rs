@@ -30,6 +30,8 @@ const REPEAT_INTERVAL: Span = Span::from_secs(300);
 const REPORT_TIMEOUT: Span = Span::from_millis(3_500);
 /// How long the keys of a session that has a successor stay good.
 const OLD_SESSION_LIFE: Span = Span::from_secs(10);
+/// Sessions of one agent: the one in use, its successor, and a few that the agent has not acknowledged.
+const MAX_SESSIONS: usize = 8;
 
 /// A roster's configuration.
 #[derive(Clone, Debug)]
@@ -216,13 +218,16 @@ impl Roster {
         agent.wanted_playbook = wanted.version();
         agent.playbook = playbook.filter(|version| *version == agent.wanted_playbook);
         let known = agent.playbook.is_some();
-        self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Welcome {
-            protocol: PROTOCOL,
-            master: self.config.service.master.clone(),
-            epoch: self.config.epoch,
-            shards: self.config.shards,
-            fast_path: self.config.fast_path,
-        }));
+        self.outputs.push_back(RosterOutput::Say(
+            slot,
+            ToAgent::Welcome {
+                protocol: PROTOCOL,
+                master: self.config.service.master.clone(),
+                epoch: self.config.epoch,
+                shards: self.config.shards,
+                fast_path: self.config.fast_path,
+            },
+        ));
         self.open_session(now, slot);
         if !known {
             self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Playbook(wanted)));
@@ -244,6 +249,10 @@ impl Roster {
     pub fn handle_session(&mut self, now: LocalTime, slot: Slot, id: SessionId, secret: [u8; SECRET_BYTES]) {
         let Some(agent) = self.agents.get_mut(&slot) else { return };
         let binding = Binding { id, secret, master: self.config.service.master.clone(), epoch: self.config.epoch };
+        if agent.sessions.len() >= MAX_SESSIONS {
+            let unkept = agent.sessions.iter().position(|session| !session.kept).unwrap_or(0);
+            agent.sessions.remove(unkept);
+        }
         agent.sessions.push(Session { binding, kept: false, ends_at: None });
         self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Session { id }));
         self.publish(now, slot);
@@ -398,9 +407,7 @@ impl Agent {
     fn view(&self, now: LocalTime, slot: Slot) -> AgentView {
         let good = |service: &SocketAddr, test: &SelfTest| match test {
             SelfTest::Passed { .. } => true,
-            SelfTest::Running { .. } => {
-                self.published.as_ref().is_some_and(|view| view.services.contains(service))
-            }
+            SelfTest::Running { .. } => self.published.as_ref().is_some_and(|view| view.services.contains(service)),
             SelfTest::Failed { .. } => false,
         };
         let services = self.tests.iter().filter(|(service, test)| good(service, test)).map(|(service, _)| *service);

@@ -199,9 +199,10 @@ impl Shard {
 
     /// A resolver asks again while its race is open.
     fn handle_repeat(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>, index: u16, race: u64) {
-        let in_time = self.races.transmit_at(race).is_some_and(|t| {
-            now + self.agents.half_reached_within(index, query.rtype()) <= t.to_master()
-        });
+        let in_time = self
+            .races
+            .transmit_at(race)
+            .is_some_and(|t| now + self.agents.half_reached_within(index, query.rtype()) <= t.to_master());
         if in_time && arrival.bytes.len() <= MAX_RACED_QUERY {
             self.count("queries_amended");
             self.races.amend(race, arrival);
@@ -244,7 +245,9 @@ impl Shard {
 
     /// Seals one order per agent; those to one agent share a datagram until [`Shard::poll_output`] is drained.
     fn send_orders(&mut self, now: LocalTime, race: u64) {
-        let Some(order) = self.races.order(race, RaceTime::of_master(now), &self.config.service_addresses) else { return };
+        let Some(order) = self.races.order(race, RaceTime::of_master(now), &self.config.service_addresses) else {
+            return;
+        };
         let (index, rtype) = self.races.subject(race);
         let sent = self.agents.order(&order, index, rtype, &mut self.outputs);
         *self.counters.entry("orders").or_default() += u64::from(sent);
@@ -297,7 +300,14 @@ impl Shard {
                     match frame {
                         Ok(Frame::SyncRequest { exchange }) => {
                             let received = RaceTime::of_master(received_at);
-                            self.agents.reply(session, exchange, received, RaceTime::of_master(now), source, &mut self.outputs);
+                            self.agents.reply(
+                                session,
+                                exchange,
+                                received,
+                                RaceTime::of_master(now),
+                                source,
+                                &mut self.outputs,
+                            );
                             self.count("exchanges");
                         }
                         Ok(Frame::Receipt(receipt)) => self.handle_receipt(receipt),

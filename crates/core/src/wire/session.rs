@@ -125,11 +125,8 @@ impl Sealer {
         out.clear();
         out.extend_from_slice(&self.context[..HEADER]);
         out.extend_from_slice(plain);
-        let sealed = self.key.seal_in_place_separate_tag(
-            nonce(self.counter),
-            Aad::from(&self.context),
-            &mut out[HEADER..],
-        );
+        let sealed =
+            self.key.seal_in_place_separate_tag(nonce(self.counter), Aad::from(&self.context), &mut out[HEADER..]);
         match sealed {
             Ok(tag) => out.extend_from_slice(tag.as_ref()),
             Err(_) => unreachable!("AES-GCM seals 1,200 bytes"),
@@ -172,12 +169,7 @@ pub fn header(datagram: &[u8]) -> Option<(SessionId, u8)> {
 impl Opener {
     /// The opener of one direction and shard of a session.
     pub fn new(binding: &Binding, direction: Direction, shard: u8) -> Self {
-        Opener {
-            key: binding.key(direction, shard),
-            context: binding.context(),
-            highest: 0,
-            seen: [0; REPLAY_WORDS],
-        }
+        Opener { key: binding.key(direction, shard), context: binding.context(), highest: 0, seen: [0; REPLAY_WORDS] }
     }
 
     /// Opens a datagram into `plain`, which is cleared first. Only a datagram that opens moves the replay window.
@@ -238,10 +230,7 @@ mod tests {
     }
 
     fn pair(binding: &Binding) -> (Sealer, Opener) {
-        (
-            Sealer::new(binding, Direction::MasterToAgent, 3),
-            Opener::new(binding, Direction::MasterToAgent, 3),
-        )
+        (Sealer::new(binding, Direction::MasterToAgent, 3), Opener::new(binding, Direction::MasterToAgent, 3))
     }
 
     #[test]

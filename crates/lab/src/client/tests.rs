@@ -19,9 +19,7 @@ fn load(ask: Ask) -> Load {
 /// Answers `query` with one address.
 fn answer(query: &[u8], address: Ipv4Addr, truncated: bool) -> Vec<u8> {
     let query = Message::from_octets(query).unwrap();
-    let mut builder = MessageBuilder::new_vec()
-        .start_answer(&query, Rcode::NOERROR)
-        .unwrap();
+    let mut builder = MessageBuilder::new_vec().start_answer(&query, Rcode::NOERROR).unwrap();
     builder.header_mut().set_tc(truncated);
     if !truncated {
         let name = query.sole_question().unwrap().into_qname();
@@ -37,9 +35,7 @@ const LOSER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 fn serve(mut behave: impl FnMut(usize, &[u8]) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(8)))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         let mut count = 0;
@@ -86,19 +82,11 @@ fn an_unanswered_query_and_a_failed_one_are_repeated_after_a_second() {
         1 => {
             let message = Message::from_octets(query).unwrap();
             let builder = MessageBuilder::new_vec();
-            vec![
-                builder
-                    .start_answer(&message, Rcode::SERVFAIL)
-                    .unwrap()
-                    .finish(),
-            ]
+            vec![builder.start_answer(&message, Rcode::SERVFAIL).unwrap().finish()]
         }
         _ => vec![answer(query, WINNER, false)],
     });
-    let one = Load {
-        duration: Duration::from_millis(5),
-        ..load(Ask::Resolver(server))
-    };
+    let one = Load { duration: Duration::from_millis(5), ..load(Ask::Resolver(server)) };
     let records = one.run(&Progress::default()).unwrap();
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].sendings, 3);
@@ -118,10 +106,7 @@ fn answers_to_other_questions_are_no_answers_and_patience_ends() {
         not_an_answer[2] &= 0x7f;
         vec![foreign, other_id, not_an_answer, vec![], vec![1, 2, 3]]
     });
-    let one = Load {
-        duration: Duration::from_millis(5),
-        ..load(Ask::Resolver(server))
-    };
+    let one = Load { duration: Duration::from_millis(5), ..load(Ask::Resolver(server)) };
     let records = one.run(&Progress::default()).unwrap();
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].answered_after, None);
@@ -142,9 +127,7 @@ fn a_truncated_answer_is_asked_for_over_tcp() {
     let server = socket.local_addr().unwrap();
     thread::spawn(move || {
         let mut buffer = [0; 4096];
-        socket
-            .set_read_timeout(Some(Duration::from_secs(8)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
         while let Ok((length, client)) = socket.recv_from(&mut buffer) {
             let reply = answer(&buffer[..length], LOSER, true);
             socket.send_to(&reply, client).unwrap();
@@ -158,15 +141,11 @@ fn a_truncated_answer_is_asked_for_over_tcp() {
             let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
             stream.read_exact(&mut query).unwrap();
             let reply = answer(&query, WINNER, false);
-            stream
-                .write_all(&(reply.len() as u16).to_be_bytes())
-                .unwrap();
+            stream.write_all(&(reply.len() as u16).to_be_bytes()).unwrap();
             stream.write_all(&reply).unwrap();
         }
     });
-    let records = load(Ask::Service(server))
-        .run(&Progress::default())
-        .unwrap();
+    let records = load(Ask::Service(server)).run(&Progress::default()).unwrap();
     assert_eq!(records.len(), 5);
     for record in records {
         assert_eq!(record.address, Some(WINNER));

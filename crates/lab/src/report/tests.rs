@@ -7,11 +7,7 @@ fn truth() -> ClientTruth {
         nearest: "New York".to_owned(),
         nearest_owd_ms: 18.0,
         margin_ms: 1.0,
-        owd_ms: [
-            ("New York".to_owned(), 18.0),
-            ("San Francisco".to_owned(), 19.0),
-        ]
-        .into(),
+        owd_ms: [("New York".to_owned(), 18.0), ("San Francisco".to_owned(), 19.0)].into(),
     }
 }
 
@@ -66,27 +62,10 @@ fn report() -> Report {
         seconds: 30,
         clients: vec![berlin, dallas()],
         races: 1_205,
-        start_spread_us: Spread {
-            p50: 120.4,
-            p90: 240.0,
-            p99: 1_530.0,
-        },
-        lateness_us: SignedSpread {
-            p1: -1.0,
-            p50: 6.0,
-            p90: 40.0,
-            p99: 310.0,
-        },
-        clock_error_us: ErrorSpread {
-            p50: 8.0,
-            p90: 20.0,
-            p99: 40.0,
-            max: 66.0,
-        },
-        clock_bound_us: BoundSpread {
-            p50: 69_000.0,
-            max: 126_000.0,
-        },
+        start_spread_us: Spread { p50: 120.4, p90: 240.0, p99: 1_530.0 },
+        lateness_us: SignedSpread { p1: -1.0, p50: 6.0, p90: 40.0, p99: 310.0 },
+        clock_error_us: ErrorSpread { p50: 8.0, p90: 20.0, p99: 40.0, max: 66.0 },
+        clock_bound_us: BoundSpread { p50: 69_000.0, max: 126_000.0 },
         clock_readings: 12_345,
         clock_bound_violations: 0,
         forward_delay_ms: [("Frankfurt".to_owned(), 6.9), ("Sydney".to_owned(), 126.4)].into(),
@@ -123,12 +102,7 @@ fn a_clients_figures_follow_from_its_queries() {
     assert_eq!((dallas.queries, dallas.answered, dallas.races), (5, 4, 5));
     assert_eq!(
         dallas.wins,
-        [
-            ("New York".to_owned(), 2),
-            ("San Francisco".to_owned(), 1),
-            ("fallback".to_owned(), 1)
-        ]
-        .into()
+        [("New York".to_owned(), 2), ("San Francisco".to_owned(), 1), ("fallback".to_owned(), 1)].into()
     );
     assert_eq!(dallas.nearest_share, 0.5);
     // Twice the nearest, once 1 ms farther; the fallback tells no site.
@@ -141,9 +115,7 @@ fn a_clients_figures_follow_from_its_queries() {
 
 /// Regenerate with `UPDATE_GOLDEN=1 cargo test -p startgun-lab golden`, and read the difference.
 fn assert_golden(name: &str, actual: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, actual).unwrap();
@@ -206,10 +178,7 @@ fn json_has_the_agreed_names_first_and_in_order() {
         assert!(value["clients"][0].get(key).is_some(), "{key}");
     }
     assert_eq!(value["clients"][0].as_object().unwrap().len(), client.len());
-    let positions: Vec<_> = agreed
-        .iter()
-        .map(|key| json.find(&format!("\n  \"{key}\":")).unwrap())
-        .collect();
+    let positions: Vec<_> = agreed.iter().map(|key| json.find(&format!("\n  \"{key}\":")).unwrap()).collect();
     assert!(positions.is_sorted());
 }
 

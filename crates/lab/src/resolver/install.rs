@@ -20,19 +20,10 @@ pub const DEPS_DIR_VARIABLE: &str = "STARTGUN_DEPS_DIR";
 pub const SYSTEM_DEPS_DIR: &str = "/var/cache/startgun/deps";
 
 /// Where daemons are, whatever `PATH` says.
-const SYSTEM_PROGRAM_DIRS: [&str; 5] = [
-    "/usr/local/sbin",
-    "/usr/sbin",
-    "/sbin",
-    "/usr/local/bin",
-    "/usr/bin",
-];
+const SYSTEM_PROGRAM_DIRS: [&str; 5] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin"];
 
 /// Where systemd-resolved is below the root of a system: Debian 12 has it in the first place.
-const RESOLVED_PATHS: [&str; 2] = [
-    "lib/systemd/systemd-resolved",
-    "usr/lib/systemd/systemd-resolved",
-];
+const RESOLVED_PATHS: [&str; 2] = ["lib/systemd/systemd-resolved", "usr/lib/systemd/systemd-resolved"];
 
 /// Whether the kernel enforces AppArmor profiles.
 const APPARMOR_ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
@@ -42,13 +33,10 @@ pub(super) fn installed() -> Vec<(ResolverKind, PathBuf, String)> {
     ResolverKind::PROGRAMS
         .into_iter()
         .filter_map(|kind| {
-            candidates(kind)
-                .into_iter()
-                .filter(|program| is_executable(program))
-                .find_map(|program| {
-                    let version = version(kind, &program)?;
-                    Some((kind, program, version))
-                })
+            candidates(kind).into_iter().filter(|program| is_executable(program)).find_map(|program| {
+                let version = version(kind, &program)?;
+                Some((kind, program, version))
+            })
         })
         .collect()
 }
@@ -79,20 +67,12 @@ fn resolved_candidates() -> Vec<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
     let roots = [
-        env::var_os(DEPS_DIR_VARIABLE)
-            .map(PathBuf::from)
-            .map(unpacked),
-        user_cache
-            .map(|cache| cache.join("startgun/deps"))
-            .map(unpacked),
+        env::var_os(DEPS_DIR_VARIABLE).map(PathBuf::from).map(unpacked),
+        user_cache.map(|cache| cache.join("startgun/deps")).map(unpacked),
         Some(unpacked(PathBuf::from(SYSTEM_DEPS_DIR))),
         Some(PathBuf::from("/")),
     ];
-    roots
-        .into_iter()
-        .flatten()
-        .flat_map(|root| RESOLVED_PATHS.map(|path| root.join(path)))
-        .collect()
+    roots.into_iter().flatten().flat_map(|root| RESOLVED_PATHS.map(|path| root.join(path))).collect()
 }
 
 fn is_executable(program: &Path) -> bool {
@@ -123,15 +103,12 @@ fn version(kind: ResolverKind, program: &Path) -> Option<String> {
 
 /// The digits and dots right after `before_version`, at its first place where there are any.
 fn version_in(text: &str, before_version: &str) -> Option<String> {
-    text.match_indices(before_version)
-        .find_map(|(index, found)| {
-            let rest = &text[index + found.len()..];
-            let end = rest
-                .find(|c: char| !c.is_ascii_digit() && c != '.')
-                .unwrap_or(rest.len());
-            let version = rest[..end].trim_end_matches('.');
-            (!version.is_empty()).then(|| version.to_owned())
-        })
+    text.match_indices(before_version).find_map(|(index, found)| {
+        let rest = &text[index + found.len()..];
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let version = rest[..end].trim_end_matches('.');
+        (!version.is_empty()).then(|| version.to_owned())
+    })
 }
 
 /// What `LD_LIBRARY_PATH` must be for an unpacked systemd-resolved: the directories with libraries below the same root.
@@ -139,10 +116,7 @@ fn version_in(text: &str, before_version: &str) -> Option<String> {
 pub(super) fn library_path(program: &Path) -> Option<OsString> {
     let root = RESOLVED_PATHS.iter().find_map(|path| {
         let depth = Path::new(path).components().count();
-        program
-            .ends_with(path)
-            .then(|| program.ancestors().nth(depth))
-            .flatten()
+        program.ends_with(path).then(|| program.ancestors().nth(depth)).flatten()
     })?;
     if root == Path::new("/") || root == Path::new("/usr") {
         return None;
@@ -150,11 +124,7 @@ pub(super) fn library_path(program: &Path) -> Option<OsString> {
     let mut dirs = Vec::new();
     for base in ["usr/lib", "lib"] {
         // One directory per architecture, such as x86_64-linux-gnu.
-        for entry in fs::read_dir(root.join(base))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(root.join(base)).into_iter().flatten().flatten() {
             let dir = entry.path();
             dirs.push(dir.join("systemd"));
             dirs.push(dir);
@@ -173,10 +143,7 @@ pub(super) fn apparmor_is_enabled() -> bool {
 /// Whether the resolver's package brings an AppArmor profile (Debian 12 and its relatives), which would keep it from
 /// reading a configuration anywhere but in its service's directories.
 pub(super) fn has_profile(kind: ResolverKind) -> bool {
-    matches!(
-        kind,
-        ResolverKind::Unbound | ResolverKind::Bind | ResolverKind::Dnsmasq
-    )
+    matches!(kind, ResolverKind::Unbound | ResolverKind::Bind | ResolverKind::Dnsmasq)
 }
 
 /// A copy of the program in `dir`. Profiles are attached by path, so the copy is as free as any program of the user's
@@ -195,21 +162,9 @@ mod tests {
     #[test]
     fn versions_are_found_in_what_the_programs_print() {
         let cases = [
-            (
-                "Version 1.17.1\n\nConfigure line: --x",
-                "Version ",
-                "1.17.1",
-            ),
-            (
-                "BIND 9.18.49-1~deb12u3-Debian (Extended)",
-                "BIND ",
-                "9.18.49",
-            ),
-            (
-                "Nov 23 22:01:30 PowerDNS Recursor 4.8.8 (C) 2001",
-                "PowerDNS Recursor ",
-                "4.8.8",
-            ),
+            ("Version 1.17.1\n\nConfigure line: --x", "Version ", "1.17.1"),
+            ("BIND 9.18.49-1~deb12u3-Debian (Extended)", "BIND ", "9.18.49"),
+            ("Nov 23 22:01:30 PowerDNS Recursor 4.8.8 (C) 2001", "PowerDNS Recursor ", "4.8.8"),
             ("Dnsmasq version 2.90  Copyright", "version ", "2.90"),
             ("systemd 252 (252.39-1~deb12u2)\n+PAM", "systemd ", "252"),
             ("a version of mine, version 3.", "version ", "3"),
@@ -217,10 +172,7 @@ mod tests {
         for (text, before, version) in cases {
             assert_eq!(version_in(text, before).as_deref(), Some(version), "{text}");
         }
-        assert_eq!(
-            version_in("error while loading libraries", "Version "),
-            None
-        );
+        assert_eq!(version_in("error while loading libraries", "Version "), None);
     }
 
     #[test]

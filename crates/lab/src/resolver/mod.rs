@@ -84,14 +84,8 @@ pub enum ResolverKind {
 
 impl ResolverKind {
     /// All kinds that are programs, in the order in which [`Self::installed`] lists them.
-    pub const PROGRAMS: [Self; 6] = [
-        Self::Unbound,
-        Self::Bind,
-        Self::KnotResolver,
-        Self::PowerDns,
-        Self::Dnsmasq,
-        Self::Resolved,
-    ];
+    pub const PROGRAMS: [Self; 6] =
+        [Self::Unbound, Self::Bind, Self::KnotResolver, Self::PowerDns, Self::Dnsmasq, Self::Resolved];
 
     /// The name that reports and the command line use.
     pub fn name(self) -> &'static str {
@@ -108,10 +102,7 @@ impl ResolverKind {
 
     /// The kind of that name; `None` for any other text.
     pub fn named(name: &str) -> Option<Self> {
-        Self::PROGRAMS
-            .into_iter()
-            .chain([Self::Builtin])
-            .find(|kind| kind.name() == name)
+        Self::PROGRAMS.into_iter().chain([Self::Builtin]).find(|kind| kind.name() == name)
     }
 
     /// The resolvers that are here: kind, program and version (digits and dots, such as `1.17.1`), each kind at most once.
@@ -184,21 +175,8 @@ impl Setup<'_> {
 /// # Errors
 /// `InvalidInput`: the kind is `Builtin`, or the zone is no host name. `NotFound`: no program at `program`. Otherwise the
 /// error of a file, with its path.
-pub fn prepare(
-    kind: ResolverKind,
-    program: &Path,
-    dir: &Path,
-    zone: &str,
-    server: SocketAddr,
-) -> io::Result<Launch> {
-    prepare_confined(
-        kind,
-        program,
-        dir,
-        zone,
-        server,
-        install::apparmor_is_enabled(),
-    )
+pub fn prepare(kind: ResolverKind, program: &Path, dir: &Path, zone: &str, server: SocketAddr) -> io::Result<Launch> {
+    prepare_confined(kind, program, dir, zone, server, install::apparmor_is_enabled())
 }
 
 /// [`prepare`], told whether the system confines programs by their path.
@@ -218,12 +196,7 @@ fn prepare_confined(
     } else {
         program
     };
-    let setup = Setup {
-        program: &program,
-        dir: &dir,
-        zone: &zone,
-        server,
-    };
+    let setup = Setup { program: &program, dir: &dir, zone: &zone, server };
     let (mut command, address) = match kind {
         ResolverKind::Unbound => (unbound::command(&setup)?, ADDRESS),
         ResolverKind::Bind => (bind::command(&setup)?, ADDRESS),
@@ -232,25 +205,13 @@ fn prepare_confined(
         ResolverKind::Dnsmasq => (dnsmasq::command(&setup)?, ADDRESS),
         ResolverKind::Resolved => (resolved::command(&setup)?, resolved::ADDRESS),
         ResolverKind::Builtin => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the built-in resolver is no program to start",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the built-in resolver is no program to start"));
         }
     };
     let log = dir.join(LOG_FILE);
     let output = File::create(&log).map_err(|error| at(&log, &error))?;
-    command
-        .current_dir(&dir)
-        .stdin(Stdio::null())
-        .stderr(output.try_clone()?)
-        .stdout(output);
-    Ok(Launch {
-        command,
-        address,
-        probe: Probe::new(address),
-        log,
-    })
+    command.current_dir(&dir).stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
+    Ok(Launch { command, address, probe: Probe::new(address), log })
 }
 
 /// A command that runs `program` at the lowest priority; `nice` replaces itself by it.
@@ -265,16 +226,12 @@ fn checked_zone(zone: &str) -> io::Result<String> {
     let undotted = zone.strip_suffix('.').unwrap_or(zone);
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     if undotted.len() >= ZONE_BYTES_MAX || !undotted.split('.').all(is_label) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!(
-                "zone {zone:?}: expected labels of letters, digits, - and _, such as cdn.test."
-            ),
+            format!("zone {zone:?}: expected labels of letters, digits, - and _, such as cdn.test."),
         ));
     }
     Ok(format!("{undotted}."))

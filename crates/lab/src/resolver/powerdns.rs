@@ -20,11 +20,7 @@ pub(super) fn command(setup: &Setup) -> io::Result<Command> {
     let zone = setup.zone_undotted();
     // With a port, the notation of `SocketAddr`: [address]:port for IPv6.
     let server = setup.server;
-    let source = if server.is_ipv6() {
-        "0.0.0.0,::"
-    } else {
-        "0.0.0.0"
-    };
+    let source = if server.is_ipv6() { "0.0.0.0,::" } else { "0.0.0.0" };
     setup.write(
         "recursor.conf",
         &format!(

@@ -40,10 +40,7 @@ impl Probe {
         socket.connect(self.address)?;
         socket.set_read_timeout(Some(ATTEMPT))?;
         let mut answer = [0; 512];
-        match socket
-            .send(&QUESTION)
-            .and_then(|_| socket.recv(&mut answer))
-        {
+        match socket.send(&QUESTION).and_then(|_| socket.recv(&mut answer)) {
             // Our id and the bit that marks a response.
             Ok(length) => Ok(length >= 12 && answer[..2] == QUESTION[..2] && answer[2] & 0x80 != 0),
             Err(error)
@@ -95,9 +92,7 @@ mod tests {
                 if turn == 1 {
                     buffer[2] |= 0x80;
                 }
-                socket
-                    .send_to(&buffer[..length], peer)
-                    .expect("an answer leaves");
+                socket.send_to(&buffer[..length], peer).expect("an answer leaves");
             }
         });
         let probe = Probe::new(address);

@@ -18,8 +18,7 @@ use super::install::library_path;
 use super::{Setup, nice};
 
 /// Where it listens; it cannot be told otherwise.
-pub(super) const ADDRESS: SocketAddr =
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), 53);
+pub(super) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), 53);
 
 /// Runs in the resolver's directory. That may itself be below `/run`: so the user list is mounted before `/run` is covered, and the
 /// configuration is copied by a path relative to the directory that the shell is in already.
@@ -57,10 +56,7 @@ DNSStubListener=yes
             zone = setup.zone_undotted(),
         ),
     )?;
-    setup.write(
-        "passwd",
-        "root:x:0:0::/:/bin/sh\nsystemd-resolve:x:0:0::/:/bin/sh\n",
-    )?;
+    setup.write("passwd", "root:x:0:0::/:/bin/sh\nsystemd-resolve:x:0:0::/:/bin/sh\n")?;
     let mut command = nice("unshare".as_ref());
     command
         .args(["--mount", "--", "sh", "-c", SCRIPT, "sh"])

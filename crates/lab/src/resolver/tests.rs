@@ -27,9 +27,7 @@ fn prepare_true(kind: ResolverKind, dir: &Path, zone: &str, confined: bool) -> i
 
 #[test]
 fn names_are_those_of_the_report() {
-    let names = [
-        "unbound", "bind", "kresd", "pdns", "dnsmasq", "resolved", "builtin",
-    ];
+    let names = ["unbound", "bind", "kresd", "pdns", "dnsmasq", "resolved", "builtin"];
     for name in names {
         let kind = ResolverKind::named(name).expect("a known name");
         assert_eq!(kind.to_string(), name);
@@ -44,16 +42,7 @@ fn names_are_those_of_the_report() {
 fn a_zone_that_would_not_stay_one_word_is_refused() {
     let dir = TemporaryDirectory::new("zone");
     let too_long = format!("{}.test.", "a.".repeat(130));
-    for zone in [
-        "",
-        ".",
-        "a..test.",
-        "cdn test.",
-        "x\";}",
-        "a\nb",
-        "ü.test",
-        &too_long,
-    ] {
+    for zone in ["", ".", "a..test.", "cdn test.", "x\";}", "a\nb", "ü.test", &too_long] {
         let error = prepare_true(ResolverKind::Bind, &dir.0, zone, false).expect_err(zone);
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{zone:?}");
     }
@@ -69,12 +58,10 @@ fn a_zone_that_would_not_stay_one_word_is_refused() {
 fn what_cannot_be_started_is_said_before_it_is() {
     let dir = TemporaryDirectory::new("start");
     let server = SERVER.parse().expect("an address");
-    let error =
-        prepare_true(ResolverKind::Builtin, &dir.0, "cdn.test.", false).expect_err("no program");
+    let error = prepare_true(ResolverKind::Builtin, &dir.0, "cdn.test.", false).expect_err("no program");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     let absent = dir.0.join("absent");
-    let error = prepare(ResolverKind::Bind, &absent, &dir.0, "cdn.test.", server)
-        .expect_err("no such file");
+    let error = prepare(ResolverKind::Bind, &absent, &dir.0, "cdn.test.", server).expect_err("no such file");
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(error.to_string().contains("absent"), "{error}");
 }
@@ -96,11 +83,7 @@ fn a_program_with_a_profile_is_copied_where_profiles_are_enforced() {
             .map(Path::new)
             .find(|argument| argument.is_absolute())
             .expect("the program's path");
-        assert_eq!(
-            program.starts_with(&canonical),
-            is_copied,
-            "{kind} {confined}"
-        );
+        assert_eq!(program.starts_with(&canonical), is_copied, "{kind} {confined}");
         // The copy can be run: "true" ends well whatever its arguments.
         let status = Command::new(program).status().expect("it starts");
         assert!(status.success());

@@ -22,21 +22,14 @@ fn every_builtin_scenario_is_valid_and_is_named_as_asked() {
         assert_eq!(Scenario::builtin(name).unwrap().name, name);
         assert_eq!(Scenario::find(name).unwrap().name, name);
     }
-    assert!(matches!(
-        Scenario::find("nowhere"),
-        Err(ScenarioError::Unknown { .. })
-    ));
+    assert!(matches!(Scenario::find("nowhere"), Err(ScenarioError::Unknown { .. })));
 }
 
 #[test]
 fn cities_has_six_sites_eight_clients_and_six_clear_winners() {
     let cities = Scenario::builtin("cities").unwrap();
     assert_eq!((cities.agents.len(), cities.clients.len()), (6, 8));
-    let clear = cities
-        .truth()
-        .iter()
-        .filter(|truth| truth.margin_ms >= 2.0)
-        .count();
+    let clear = cities.truth().iter().filter(|truth| truth.margin_ms >= 2.0).count();
     assert!(clear >= 6, "{clear}");
     assert!((0.2..=0.3).contains(&cities.jitter_ms));
 }
@@ -71,15 +64,9 @@ fn the_same_seed_draws_the_same_clocks_within_the_ranges() {
         assert!(draw.drift_ppb.abs() <= 50_000, "{draw:?}");
     }
     assert_ne!(draws.agents[0], draws.agents[1]);
-    let fixed = parse(&THREE.replace(
-        "split",
-        "clock_offset_s = [2.5, 2.5]\nclock_drift_ppm = [-3, -3]\nsplit",
-    ))
-    .unwrap();
-    let expected = ClockDraw {
-        offset_ns: 2_500_000_000,
-        drift_ppb: -3_000,
-    };
+    let fixed =
+        parse(&THREE.replace("split", "clock_offset_s = [2.5, 2.5]\nclock_drift_ppm = [-3, -3]\nsplit")).unwrap();
+    let expected = ClockDraw { offset_ns: 2_500_000_000, drift_ppb: -3_000 };
     assert_eq!(fixed.clock_draws(1).master, expected);
 }
 
@@ -114,10 +101,7 @@ fn pairs_and_a_csv_file_give_the_same_world_as_a_matrix() {
     let broken = Scenario::load(&file).unwrap_err().to_string();
     fs::remove_dir_all(&directory).unwrap();
     assert_eq!(loaded.unwrap().truth(), matrix.truth());
-    assert!(
-        broken.contains("rtt.csv:2:2: \"zero\": expected"),
-        "{broken}"
-    );
+    assert!(broken.contains("rtt.csv:2:2: \"zero\": expected"), "{broken}");
 }
 
 #[test]
@@ -125,65 +109,23 @@ fn errors_name_file_line_key_and_what_was_expected() {
     let (head, map) = THREE.split_once("[matrix]").unwrap();
     let replace = |from: &str, to: &str| THREE.replacen(from, to, 1);
     let cases = [
-        (
-            replace("split", "spilt"),
-            "dir/three.toml:6:1: unknown field `spilt`",
-        ),
-        (
-            replace("0.25", "1.25"),
-            "dir/three.toml:6:9: split = 1.25: expected a number from 0 to 1",
-        ),
+        (replace("split", "spilt"), "dir/three.toml:6:1: unknown field `spilt`"),
+        (replace("0.25", "1.25"), "dir/three.toml:6:9: split = 1.25: expected a number from 0 to 1"),
         (replace("0.25", "nan"), "split = NaN: expected"),
-        (
-            replace("0.25", "\"half\""),
-            "dir/three.toml:6:9: invalid type: string",
-        ),
-        (
-            replace("\"south\"]", "\"soth\"]"),
-            "dir/three.toml:4:20: agents: \"soth\": expected a name of the map",
-        ),
-        (
-            replace("\"south\"]", "\"north\"]"),
-            "dir/three.toml:4:20: agents: \"north\" is given twice",
-        ),
-        (
-            replace("[\"north\", \"south\"]", "[]"),
-            "agents = []: expected at least one name",
-        ),
+        (replace("0.25", "\"half\""), "dir/three.toml:6:9: invalid type: string"),
+        (replace("\"south\"]", "\"soth\"]"), "dir/three.toml:4:20: agents: \"soth\": expected a name of the map"),
+        (replace("\"south\"]", "\"north\"]"), "dir/three.toml:4:20: agents: \"north\" is given twice"),
+        (replace("[\"north\", \"south\"]", "[]"), "agents = []: expected at least one name"),
         (replace("master = \"hub\"\n", ""), "missing field `master`"),
-        (
-            replace("[25, 10, 48]", "[25, 10]"),
-            "dir/three.toml:5:12: the map has no RTT between \"south\" and \"farm\"",
-        ),
-        (
-            replace("[25, 10, 48]", "[25, 10, -4]"),
-            "matrix: row of \"farm\", column of \"south\": RTT -4: expected",
-        ),
-        (
-            replace("split", "jitter_ms = -1\nsplit"),
-            "jitter_ms = -1: expected a number from 0",
-        ),
-        (
-            replace("split", "loss = 2\nsplit"),
-            "loss = 2: expected a number from 0 to 1",
-        ),
-        (
-            replace("split", "clock_offset_s = [5, -5]\nsplit"),
-            "clock_offset_s = [5, -5]: expected [lowest, highest]",
-        ),
-        (
-            replace("split", "rtt_ms = \"x.csv\"\nsplit"),
-            "several maps",
-        ),
+        (replace("[25, 10, 48]", "[25, 10]"), "dir/three.toml:5:12: the map has no RTT between \"south\" and \"farm\""),
+        (replace("[25, 10, 48]", "[25, 10, -4]"), "matrix: row of \"farm\", column of \"south\": RTT -4: expected"),
+        (replace("split", "jitter_ms = -1\nsplit"), "jitter_ms = -1: expected a number from 0"),
+        (replace("split", "loss = 2\nsplit"), "loss = 2: expected a number from 0 to 1"),
+        (replace("split", "clock_offset_s = [5, -5]\nsplit"), "clock_offset_s = [5, -5]: expected [lowest, highest]"),
+        (replace("split", "rtt_ms = \"x.csv\"\nsplit"), "several maps"),
         (head.to_owned(), "no map: expected"),
-        (
-            format!("{head}rtt_ms = \"no-such.csv\"\n"),
-            "rtt_ms: cannot read dir/no-such.csv",
-        ),
-        (
-            format!("{head}[[pair]]\na = \"hub\"\nb = \"hub\"\nrtt_ms = 1\n"),
-            "expected two different names",
-        ),
+        (format!("{head}rtt_ms = \"no-such.csv\"\n"), "rtt_ms: cannot read dir/no-such.csv"),
+        (format!("{head}[[pair]]\na = \"hub\"\nb = \"hub\"\nrtt_ms = 1\n"), "expected two different names"),
         (format!("{head}[matrix]{map}[matrix]"), "dir/three.toml:"),
     ];
     for (text, part) in cases {

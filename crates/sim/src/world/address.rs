@@ -35,9 +35,7 @@ pub(super) fn host_at(address: SocketAddr) -> Option<Host> {
         return None;
     };
     match ip.octets() {
-        [203, 0, 113, number] | [198, 51, 100, number] => {
-            Some(Host::Master(usize::from(number.checked_sub(1)?)))
-        }
+        [203, 0, 113, number] | [198, 51, 100, number] => Some(Host::Master(usize::from(number.checked_sub(1)?))),
         [192, 0, 2, number] => Some(Host::Agent(usize::from(number.checked_sub(1)?))),
         [100, 64, number, _] => Some(Host::Client(usize::from(number))),
         _ => None,

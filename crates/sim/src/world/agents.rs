@@ -41,20 +41,9 @@ impl AgentHost {
         let own = &options.agents[number];
         AgentHost {
             clock: own.clock,
-            agent: Agent::new(
-                setup::agent_config(own, number),
-                own.clock.read(SimTime::ZERO),
-            ),
+            agent: Agent::new(setup::agent_config(own, number), own.clock.read(SimTime::ZERO)),
             alive: true,
-            links: own
-                .masters
-                .iter()
-                .map(|&master| LinkHost {
-                    master,
-                    epoch: None,
-                    connection: None,
-                })
-                .collect(),
+            links: own.masters.iter().map(|&master| LinkHost { master, epoch: None, connection: None }).collect(),
             wake_at: None,
             waiting: BTreeMap::new(),
             generation: 0,
@@ -98,11 +87,7 @@ impl World {
         let sender = Host::Agent(agent);
         while let Some(output) = self.agents[agent].agent.poll_output() {
             match output {
-                Output::Send {
-                    to,
-                    bytes,
-                    exchange,
-                } => {
+                Output::Send { to, bytes, exchange } => {
                     self.transmit(sender, fast_path(sender), to, bytes);
                     if let Some((link, exchange)) = exchange {
                         let host = &mut self.agents[agent];
@@ -116,10 +101,7 @@ impl World {
                         self.transmit(sender, service, to, bytes);
                     }
                 }
-                Output::Control {
-                    master: link,
-                    message,
-                } => {
+                Output::Control { master: link, message } => {
                     if let Some(connection) = self.agents[agent].links[link].connection {
                         self.say_to_master(connection, message);
                     }
@@ -131,10 +113,7 @@ impl World {
             return;
         };
         let at = self.agents[agent].clock.when(next).max(self.now);
-        if self.agents[agent]
-            .wake_at
-            .is_none_or(|scheduled| at < scheduled)
-        {
+        if self.agents[agent].wake_at.is_none_or(|scheduled| at < scheduled) {
             self.agents[agent].wake_at = Some(at);
             self.schedule(at, Event::WakeAgent { agent });
         }
@@ -142,37 +121,18 @@ impl World {
 
     /// The departure thread's part: wait until the host's own clock shows the time, and then a little.
     fn await_departure(&mut self, agent: usize, departure: Departure) {
-        let lateness = self
-            .random
-            .exponential(self.options.agents[agent].departure_lateness_mean);
+        let lateness = self.random.exponential(self.options.agents[agent].departure_lateness_mean);
         let host = &mut self.agents[agent];
         host.generation += 1;
         let (key, generation) = (departure.key, host.generation);
         let at = host.clock.when(departure.at).max(self.now) + lateness;
-        host.waiting.insert(
-            key,
-            Waiting {
-                generation,
-                departure,
-            },
-        );
-        self.schedule(
-            at,
-            Event::Depart {
-                agent,
-                key,
-                generation,
-            },
-        );
+        host.waiting.insert(key, Waiting { generation, departure });
+        self.schedule(at, Event::Depart { agent, key, generation });
     }
 
     pub(super) fn depart(&mut self, agent: usize, key: DepartureKey, generation: u64) {
         let host = &mut self.agents[agent];
-        if host
-            .waiting
-            .get(&key)
-            .is_none_or(|waiting| waiting.generation != generation)
-        {
+        if host.waiting.get(&key).is_none_or(|waiting| waiting.generation != generation) {
             return;
         }
         let Some(Waiting { departure, .. }) = host.waiting.remove(&key) else {
@@ -184,17 +144,9 @@ impl World {
             Some(latest) if at > latest => DepartureOutcome::Late { at },
             _ => {
                 if self.options.agents[agent].foreign_sources_pass {
-                    self.transmit(
-                        Host::Agent(agent),
-                        departure.service,
-                        departure.to,
-                        departure.bytes,
-                    );
+                    self.transmit(Host::Agent(agent), departure.service, departure.to, departure.bytes);
                 }
-                DepartureOutcome::Departed {
-                    at,
-                    kernel_stamped: true,
-                }
+                DepartureOutcome::Departed { at, kernel_stamped: true }
             }
         };
         self.agents[agent].agent.handle_departed(at, key, outcome);
@@ -207,47 +159,28 @@ impl World {
             return None;
         };
         let id = u16::from_be_bytes(*departure.bytes.first_chunk()?);
-        self.queries
-            .get(&(client, departure.to.port(), id))
-            .copied()
+        self.queries.get(&(client, departure.to.port(), id)).copied()
     }
 
     fn audit(&mut self, agent: usize, audit: Audit, finish: Option<usize>) {
         match audit {
-            Audit::Clock {
-                master: link,
-                reading,
-            } => {
+            Audit::Clock { master: link, reading } => {
                 let record = self.judge(agent, link, &reading);
                 self.note(format_args!(
                     "clock agent {agent} of master {}: error {:?} bound {:?} expected {:?}",
                     record.master, record.error, record.bound, record.expected_error
                 ));
-                assert!(
-                    self.readings.len() < MAX_RECORDS,
-                    "at most {MAX_RECORDS} readings"
-                );
+                assert!(self.readings.len() < MAX_RECORDS, "at most {MAX_RECORDS} readings");
                 self.readings.push(record);
             }
-            Audit::Departure {
-                master: link,
-                race,
-                revision,
-                transmit_at,
-                outcome,
-                reading,
-                ..
-            } => {
+            Audit::Departure { master: link, race, revision, transmit_at, outcome, reading, .. } => {
                 let master = self.agents[agent].links[link].master;
                 let clock_error = reading.map(|reading| self.judge(agent, link, &reading).error);
                 let race_time = RaceTime::of_master(self.masters[master].clock.read(self.now));
                 self.note(format_args!(
                     "departure agent {agent} master {master} race {race:x}.{revision} {outcome:?}, T {transmit_at:?}, truly {race_time:?}"
                 ));
-                assert!(
-                    self.departures.len() < MAX_RECORDS,
-                    "at most {MAX_RECORDS} departures"
-                );
+                assert!(self.departures.len() < MAX_RECORDS, "at most {MAX_RECORDS} departures");
                 let at = self.now;
                 self.departures.push(DepartureRecord {
                     agent,
@@ -270,9 +203,7 @@ impl World {
         let host = &self.agents[agent];
         let LinkHost { master, epoch, .. } = host.links[link];
         // A reply of the epoch before may have been under way while the master's host booted.
-        let timeline = epoch.map_or(self.masters[master].clock, |epoch| {
-            self.masters[master].timelines[&epoch]
-        });
+        let timeline = epoch.map_or(self.masters[master].clock, |epoch| self.masters[master].timelines[&epoch]);
         let truth = RaceTime::of_master(timeline.read(host.clock.when(reading.at)));
         let error = reading.estimate - truth;
         ReadingRecord {
@@ -282,10 +213,7 @@ impl World {
             error,
             bound: reading.bound,
             expected_error: reading.expected_error,
-            holds: reading
-                .interval
-                .contains(Span::from_nanos(truth.as_nanos()))
-                && error.abs() <= reading.bound,
+            holds: reading.interval.contains(Span::from_nanos(truth.as_nanos())) && error.abs() <= reading.bound,
         }
     }
 }

@@ -32,22 +32,12 @@ impl World {
         let number = self.next_connection;
         self.next_connection += 1;
         let master = self.agents[agent].links[link].master;
-        let connection = Connection {
-            agent,
-            link,
-            master,
-            slot: None,
-            last_to_master: self.now,
-            last_to_agent: self.now,
-        };
+        let connection =
+            Connection { agent, link, master, slot: None, last_to_master: self.now, last_to_agent: self.now };
         self.connections.insert(number, connection);
         self.agents[agent].links[link].connection = Some(number);
-        self.note(format_args!(
-            "dial agent {agent} -> master {master}, connection {number}"
-        ));
-        let hello = self.agents[agent]
-            .agent
-            .hello(link, address::fast_path(Host::Agent(agent)));
+        self.note(format_args!("dial agent {agent} -> master {master}, connection {number}"));
+        let hello = self.agents[agent].agent.hello(link, address::fast_path(Host::Agent(agent)));
         self.say_to_master(number, hello);
     }
 
@@ -60,51 +50,29 @@ impl World {
         let Some(connection) = self.connections.get(&number) else {
             return;
         };
-        let delay = self.control_delay(
-            Host::Agent(connection.agent),
-            Host::Master(connection.master),
-        );
+        let delay = self.control_delay(Host::Agent(connection.agent), Host::Master(connection.master));
         let at = (self.now + delay).max(connection.last_to_master);
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.last_to_master = at;
         }
-        self.schedule(
-            at,
-            Event::ToMaster {
-                connection: number,
-                message,
-            },
-        );
+        self.schedule(at, Event::ToMaster { connection: number, message });
     }
 
     fn say_to_agent(&mut self, number: u64, message: ToAgent) {
         let Some(connection) = self.connections.get(&number) else {
             return;
         };
-        let delay = self.control_delay(
-            Host::Master(connection.master),
-            Host::Agent(connection.agent),
-        );
+        let delay = self.control_delay(Host::Master(connection.master), Host::Agent(connection.agent));
         let at = (self.now + delay).max(connection.last_to_agent);
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.last_to_agent = at;
         }
-        self.schedule(
-            at,
-            Event::ToAgent {
-                connection: number,
-                message,
-            },
-        );
+        self.schedule(at, Event::ToAgent { connection: number, message });
     }
 
     /// What both ends of a connection derive for a session, in place of the TLS exporter.
     fn secret(&self, connection: u64, session: SessionId) -> [u8; SECRET_BYTES] {
-        Random::named(
-            self.seed,
-            [u64::from_be_bytes(*b"exporter"), connection, session],
-        )
-        .bytes()
+        Random::named(self.seed, [u64::from_be_bytes(*b"exporter"), connection, session]).bytes()
     }
 
     pub(super) fn hear_at_master(&mut self, number: u64, message: ToMaster) {
@@ -112,17 +80,11 @@ impl World {
             return;
         };
         let (agent, master, known) = (connection.agent, connection.master, connection.slot);
-        self.note(format_args!(
-            "control agent {agent} -> master {master}: {message:?}"
-        ));
+        self.note(format_args!("control agent {agent} -> master {master}: {message:?}"));
         let now = self.masters[master].clock.read(self.now);
         let slot = known.or_else(|| {
             let roster = &mut self.masters[master].roster;
-            roster.handle_connected(
-                now,
-                &setup::site_name(agent),
-                ip_of(Host::Agent(agent)).into(),
-            )
+            roster.handle_connected(now, &setup::site_name(agent), ip_of(Host::Agent(agent)).into())
         });
         let Some(slot) = slot else {
             return self.hang_up(number);
@@ -131,9 +93,7 @@ impl World {
             connection.slot = Some(slot);
         }
         self.masters[master].slots.insert(slot, number);
-        self.masters[master]
-            .roster
-            .handle_message(now, slot, message);
+        self.masters[master].roster.handle_message(now, slot, message);
         self.drain_roster(master);
     }
 
@@ -145,16 +105,12 @@ impl World {
         if !self.agents[agent].alive {
             return;
         }
-        self.note(format_args!(
-            "control master {master} -> agent {agent}: {message:?}"
-        ));
+        self.note(format_args!("control master {master} -> agent {agent}: {message:?}"));
         let now = self.agents[agent].clock.read(self.now);
         match message {
             ToAgent::Session { id } => {
                 let secret = self.secret(number, id);
-                self.agents[agent]
-                    .agent
-                    .handle_session(now, link, id, secret);
+                self.agents[agent].agent.handle_session(now, link, id, secret);
             }
             message => {
                 if let ToAgent::Welcome { epoch, .. } = &message {
@@ -178,9 +134,7 @@ impl World {
                     if let Some(&connection) = self.masters[master].slots.get(&slot) {
                         let secret = self.secret(connection, id);
                         let now = self.masters[master].clock.read(self.now);
-                        self.masters[master]
-                            .roster
-                            .handle_session(now, slot, id, secret);
+                        self.masters[master].roster.handle_session(now, slot, id, secret);
                     }
                 }
                 RosterOutput::Publish(view) => {
@@ -207,16 +161,9 @@ impl World {
         let Some(connection) = self.connections.remove(&number) else {
             return;
         };
-        let delay = self.control_delay(
-            Host::Master(connection.master),
-            Host::Agent(connection.agent),
-        );
+        let delay = self.control_delay(Host::Master(connection.master), Host::Agent(connection.agent));
         let at = (self.now + delay).max(connection.last_to_agent);
-        let hangup = Event::Hangup {
-            connection: number,
-            agent: connection.agent,
-            link: connection.link,
-        };
+        let hangup = Event::Hangup { connection: number, agent: connection.agent, link: connection.link };
         self.schedule(at, hangup);
     }
 

@@ -44,10 +44,7 @@ impl MasterHost {
         let shared = setup::service_config(options, master);
         let shard = |shard| {
             let config = setup::shard_config(own, master, shard, epoch, &shared);
-            ShardHost {
-                shard: Shard::new(config, clock.read(now)),
-                wake_at: None,
-            }
+            ShardHost { shard: Shard::new(config, clock.read(now)), wake_at: None }
         };
         MasterHost {
             clock,
@@ -80,24 +77,15 @@ impl World {
 
     /// Boots a master's host: a new epoch begins, and its clock shows `offset` more than it would have.
     pub fn reboot_master(&mut self, master: usize, offset: Span) {
-        let HostClock {
-            offset: before,
-            drift_ppb,
-        } = self.masters[master].clock;
-        let clock = HostClock {
-            offset: before + offset,
-            drift_ppb,
-        };
+        let HostClock { offset: before, drift_ppb } = self.masters[master].clock;
+        let clock = HostClock { offset: before + offset, drift_ppb };
         let epoch = Epoch(self.masters[master].epoch.0 + 1);
         self.replace_master(master, clock, epoch);
     }
 
     fn replace_master(&mut self, master: usize, clock: HostClock, epoch: Epoch) {
         let process = self.masters[master].process + 1;
-        self.note(format_args!(
-            "start master {master}, process {process}, epoch {}",
-            epoch.0
-        ));
+        self.note(format_args!("start master {master}, process {process}, epoch {}", epoch.0));
         let open: Vec<u64> = self
             .connections
             .iter()
@@ -106,11 +94,8 @@ impl World {
             .collect();
         open.into_iter().for_each(|number| self.hang_up(number));
         let seed = self.random.bytes();
-        let mut started =
-            MasterHost::start(&self.options, master, clock, epoch, self.now, process, seed);
-        started
-            .timelines
-            .append(&mut self.masters[master].timelines);
+        let mut started = MasterHost::start(&self.options, master, clock, epoch, self.now, process, seed);
+        started.timelines.append(&mut self.masters[master].timelines);
         self.masters[master] = started;
         self.after_start(master);
     }
@@ -129,9 +114,7 @@ impl World {
         }
         match bytes.first() {
             Some(&CHALLENGE) => {
-                self.masters[master]
-                    .roster
-                    .handle_challenge(now, source, &bytes);
+                self.masters[master].roster.handle_challenge(now, source, &bytes);
                 self.drain_roster(master);
             }
             Some(&SEALED) => {
@@ -160,25 +143,11 @@ impl World {
             _ => 0,
         };
         let shard = steer % self.masters[master].shards.len();
-        let arrival = Arrival {
-            service: 0,
-            source,
-            received_at,
-            bytes,
-        };
-        self.masters[master].shards[shard]
-            .shard
-            .handle_arrival(arrival);
+        let arrival = Arrival { service: 0, source, received_at, bytes };
+        self.masters[master].shards[shard].shard.handle_arrival(arrival);
         let process = self.masters[master].process;
         let taken = self.now + self.options.masters[master].queue_dwell;
-        self.schedule(
-            taken,
-            Event::TakeQuery {
-                master,
-                shard,
-                process,
-            },
-        );
+        self.schedule(taken, Event::TakeQuery { master, shard, process });
     }
 
     pub(super) fn take_query(&mut self, master: usize, shard: usize, process: u64) {
@@ -217,19 +186,11 @@ impl World {
         let now = self.masters[master].clock.read(self.now);
         while let Some(output) = self.masters[master].shards[shard].shard.poll_output() {
             match output {
-                Output::Reply { to, bytes, .. } => {
-                    self.transmit(sender, service(master), to, bytes)
-                }
-                Output::Fast {
-                    to,
-                    bytes,
-                    exchange,
-                } => {
+                Output::Reply { to, bytes, .. } => self.transmit(sender, service(master), to, bytes),
+                Output::Fast { to, bytes, exchange } => {
                     self.transmit(sender, fast_path(sender), to, bytes);
                     if let Some((session, exchange)) = exchange {
-                        self.masters[master].shards[shard]
-                            .shard
-                            .handle_transmit_stamp(session, exchange, now);
+                        self.masters[master].shards[shard].shard.handle_transmit_stamp(session, exchange, now);
                     }
                 }
             }
@@ -238,10 +199,7 @@ impl World {
             return;
         };
         let at = self.masters[master].clock.when(next).max(self.now);
-        if self.masters[master].shards[shard]
-            .wake_at
-            .is_none_or(|scheduled| at < scheduled)
-        {
+        if self.masters[master].shards[shard].wake_at.is_none_or(|scheduled| at < scheduled) {
             self.masters[master].shards[shard].wake_at = Some(at);
             self.schedule(at, Event::WakeShard { master, shard });
         }

@@ -10,13 +10,7 @@ use crate::trace::{DIGEST_START, digest};
 
 impl World {
     /// A host sends a datagram. Chance is drawn in the same order whatever happens to the packet before.
-    pub(super) fn transmit(
-        &mut self,
-        sender: Host,
-        source: SocketAddr,
-        to: SocketAddr,
-        bytes: Vec<u8>,
-    ) {
+    pub(super) fn transmit(&mut self, sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
         let Some(target) = host_at(to) else {
             return self.note(format_args!("lost {sender:?} -> {to}: nobody is there"));
         };
@@ -27,43 +21,24 @@ impl World {
         for copy in 0..copies {
             let delay = path.delay + self.random.exponential(path.jitter_mean);
             if self.random.chance(path.loss_ppm) {
-                self.note(format_args!(
-                    "lost {sender:?} -> {target:?} {length} {content:016x} copy {copy}"
-                ));
+                self.note(format_args!("lost {sender:?} -> {target:?} {length} {content:016x} copy {copy}"));
                 continue;
             }
-            self.note(format_args!(
-                "sent {sender:?} -> {target:?} {length} {content:016x} copy {copy} takes {delay}"
-            ));
-            let arrive = Event::Arrive {
-                sender,
-                source,
-                to,
-                bytes: bytes.clone(),
-            };
+            self.note(format_args!("sent {sender:?} -> {target:?} {length} {content:016x} copy {copy} takes {delay}"));
+            let arrive = Event::Arrive { sender, source, to, bytes: bytes.clone() };
             self.schedule(self.now + delay, arrive);
         }
     }
 
     /// A datagram reaches the host that has its destination.
-    pub(super) fn arrive(
-        &mut self,
-        sender: Host,
-        source: SocketAddr,
-        to: SocketAddr,
-        bytes: Vec<u8>,
-    ) {
+    pub(super) fn arrive(&mut self, sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
         let Some(target) = host_at(to) else { return };
         match target {
             Host::Master(master) if master < self.masters.len() => {
                 self.datagram_at_master(master, sender, source, to, bytes);
             }
-            Host::Agent(agent) if agent < self.agents.len() => {
-                self.datagram_at_agent(agent, &bytes)
-            }
-            Host::Client(client) if client < self.options.clients => {
-                self.answer_at(client, sender, to.port(), &bytes)
-            }
+            Host::Agent(agent) if agent < self.agents.len() => self.datagram_at_agent(agent, &bytes),
+            Host::Client(client) if client < self.options.clients => self.answer_at(client, sender, to.port(), &bytes),
             _ => self.note(format_args!("lost at {target:?}: nobody is there")),
         }
     }
@@ -75,9 +50,7 @@ impl World {
 
     fn answer_at(&mut self, client: usize, by: Host, port: u16, bytes: &[u8]) {
         let answer = read_answer(bytes);
-        let finish = answer
-            .as_ref()
-            .and_then(|(id, ..)| self.queries.get(&(client, port, *id)).copied());
+        let finish = answer.as_ref().and_then(|(id, ..)| self.queries.get(&(client, port, *id)).copied());
         self.note(format_args!(
             "answer at client {client} port {port} by {by:?}, {} bytes, query {finish:?}",
             bytes.len()
@@ -86,16 +59,7 @@ impl World {
             return;
         };
         let arrivals = &mut self.finishes[finish].arrivals;
-        assert!(
-            arrivals.len() < MAX_RECORDS,
-            "at most {MAX_RECORDS} answers to one query"
-        );
-        arrivals.push(Arrival {
-            by,
-            at: self.now,
-            bytes: bytes.len(),
-            truncated,
-            addresses,
-        });
+        assert!(arrivals.len() < MAX_RECORDS, "at most {MAX_RECORDS} answers to one query");
+        arrivals.push(Arrival { by, at: self.now, bytes: bytes.len(), truncated, addresses });
     }
 }

@@ -31,8 +31,7 @@ pub(super) fn site_name(agent: usize) -> String {
 }
 
 fn name(text: &str) -> CanonicalName {
-    text.parse()
-        .unwrap_or_else(|_| unreachable!("{text} is a name"))
+    text.parse().unwrap_or_else(|_| unreachable!("{text} is a name"))
 }
 
 fn zones() -> ZoneSet {
@@ -40,21 +39,14 @@ fn zones() -> ZoneSet {
     for value in [1u32, 3_600, 600, 86_400, 60] {
         soa.extend_from_slice(&value.to_be_bytes());
     }
-    let record = |owner: &str, rtype, data: &[u8]| Record {
-        owner: name(owner),
-        rtype,
-        ttl_s: 300,
-        data: data.into(),
-    };
+    let record = |owner: &str, rtype, data: &[u8]| Record { owner: name(owner), rtype, ttl_s: 300, data: data.into() };
     let records = [
         record(APEX, Rtype::SOA, &soa),
         record(APEX, Rtype::NS, b"\x02ns\x03cdn\x04test\x00"),
         record("ns.cdn.test", Rtype::A, &[198, 51, 100, 1]),
     ];
     let mut zones = ZoneSet::new();
-    let added = zones
-        .add_zone(name(APEX), records)
-        .and_then(|()| zones.add_race(&name(RACED), 0));
+    let added = zones.add_zone(name(APEX), records).and_then(|()| zones.add_race(&name(RACED), 0));
     assert!(added.is_ok(), "the zone is well-formed");
     zones
 }
@@ -64,19 +56,13 @@ fn addresses(host: Host) -> Addresses {
     let ip = ip_of(host);
     let [a, b, c, d] = ip.octets().map(u16::from);
     let six = [0x2001, 0xdb8, 0, 0, 0, 0, a << 8 | b, c << 8 | d];
-    Addresses {
-        a: vec![ip],
-        aaaa: vec![six.into()],
-    }
+    Addresses { a: vec![ip], aaaa: vec![six.into()] }
 }
 
 /// What a site answers, for a test that wants to compare.
 pub(super) fn site_addresses(agent: usize) -> Vec<IpAddr> {
     let Addresses { a, aaaa } = addresses(Host::Agent(agent));
-    a.into_iter()
-        .map(IpAddr::V4)
-        .chain(aaaa.into_iter().map(IpAddr::V6))
-        .collect()
+    a.into_iter().map(IpAddr::V4).chain(aaaa.into_iter().map(IpAddr::V6)).collect()
 }
 
 pub(super) fn service_config(options: &Options, master: usize) -> SharedService {
@@ -88,24 +74,13 @@ pub(super) fn service_config(options: &Options, master: usize) -> SharedService 
         transmit: own.transmit,
         late: own.late,
         late_tolerance: own.late_tolerance,
-        sites: (0..options.agents.len())
-            .map(|agent| (site_name(agent), addresses(Host::Agent(agent))))
-            .collect(),
+        sites: (0..options.agents.len()).map(|agent| (site_name(agent), addresses(Host::Agent(agent)))).collect(),
         fallback: addresses(Host::Master(master)),
     };
-    Arc::new(Service {
-        master: master_name(master),
-        zones: zones(),
-        races: vec![race],
-    })
+    Arc::new(Service { master: master_name(master), zones: zones(), races: vec![race] })
 }
 
-pub(super) fn roster_config(
-    own: &MasterOptions,
-    master: usize,
-    epoch: Epoch,
-    shared: &SharedService,
-) -> RosterConfig {
+pub(super) fn roster_config(own: &MasterOptions, master: usize, epoch: Epoch, shared: &SharedService) -> RosterConfig {
     RosterConfig {
         service: shared.clone(),
         epoch,
@@ -160,9 +135,7 @@ pub(super) fn agent_config(own: &AgentOptions, agent: usize) -> AgentConfig {
 /// # Panics
 /// If `text` is no domain name.
 pub(super) fn query_bytes(id: u16, text: &str, rtype: Rtype) -> Vec<u8> {
-    let Ok(name) = Name::<Vec<u8>>::from_str(text) else {
-        panic!("{text:?} is not a domain name")
-    };
+    let Ok(name) = Name::<Vec<u8>>::from_str(text) else { panic!("{text:?} is not a domain name") };
     let mut question = MessageBuilder::new_vec().question();
     question.header_mut().set_id(id);
     let pushed = question.push((name, rtype)).is_ok();

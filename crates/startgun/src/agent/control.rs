@@ -1,6 +1,7 @@
 //! One master's control connection: dials, moves documents, dials again.
 
 use super::fast::{FastHandle, FastInput};
+use crate::control::Fault;
 use crate::control::channel::Channel;
 use crate::control::tls::{ClientTls, LogGate, fast_path_secret, unchecked_server_name};
 use startgun_core::control::{ToAgent, ToMaster};
@@ -36,7 +37,7 @@ impl Link {
         let mut pause = LEAST_PAUSE;
         loop {
             if let Err(error) = tls.reload_if_changed() {
-                log(&mut gate, &self.master, &error.to_string());
+                log(&mut gate, &self.master, &Fault::new("certificates", error.to_string()));
             }
             let connected = Instant::now();
             let reason = match self.connect(&tls).await {
@@ -50,12 +51,13 @@ impl Link {
             };
             log(&mut gate, &self.master, &reason);
             // A connection that lasted was a good one: dial again at once. Otherwise ever more slowly.
-            pause = if connected.elapsed() > GREATEST_PAUSE { LEAST_PAUSE } else { (pause * 2).min(GREATEST_PAUSE / 4) };
+            pause =
+                if connected.elapsed() > GREATEST_PAUSE { LEAST_PAUSE } else { (pause * 2).min(GREATEST_PAUSE / 4) };
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn connect(&self, tls: &ClientTls) -> Result<TlsStream<TcpStream>, String> {
+    async fn connect(&self, tls: &ClientTls) -> Result<TlsStream<TcpStream>, Fault> {
         let dial = async {
             let stream = TcpStream::connect(self.address).await?;
             stream.set_nodelay(true)?;
@@ -63,8 +65,14 @@ impl Link {
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, dial).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(format!("{}: {error}", self.address)),
-            Err(_) => Err(format!("{}: no connection within {} s", self.address, CONNECT_TIMEOUT.as_secs())),
+            Ok(Err(error)) => {
+                let fault = Fault::from(error);
+                Err(Fault { text: format!("{}: {}", self.address, fault.text), ..fault })
+            }
+            Err(_) => {
+                let text = format!("{}: no connection within {} s", self.address, CONNECT_TIMEOUT.as_secs());
+                Err(Fault::new("timeout", text))
+            }
         }
     }
 
@@ -74,7 +82,7 @@ impl Link {
         stream: TlsStream<TcpStream>,
         tls: &mut ClientTls,
         documents: &mut mpsc::Receiver<ToMaster>,
-    ) -> String {
+    ) -> Fault {
         // Documents for a connection that is gone are of no use to this one.
         while documents.try_recv().is_ok() {}
         let chain: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
@@ -89,33 +97,35 @@ impl Link {
                             return reason;
                         }
                     }
-                    Ok(None) => return "closed by the master".into(),
-                    Err(error) => return error.to_string(),
+                    Ok(None) => return Fault::new("closed", "closed by the master"),
+                    Err(error) => return error.into(),
                 },
                 document = documents.recv() => {
-                    let Some(document) = document else { return "stopping".into() };
+                    let Some(document) = document else { return Fault::new("stopping", "stopping") };
                     if let Err(error) = channel.write(&document).await {
-                        return error.to_string();
+                        return error.into();
                     }
                 }
                 _ = recheck.tick() => {
                     let _ = tls.reload_if_changed();
                     if let Err(refusal) = tls.recheck(&chain) {
-                        return refusal.to_string();
+                        return refusal.into();
                     }
                 }
             }
         }
     }
 
-    async fn handle(&self, document: ToAgent, channel: &Channel<TlsStream<TcpStream>>) -> Result<(), String> {
+    async fn handle(&self, document: ToAgent, channel: &Channel<TlsStream<TcpStream>>) -> Result<(), Fault> {
         let input = match document {
             ToAgent::Session { id } => {
                 let secret = fast_path_secret(channel.stream().get_ref().1, &id.to_be_bytes())
-                    .map_err(|error| error.to_string())?;
+                    .map_err(|error| Fault::new("tls", error.to_string()))?;
                 FastInput::Session { master: self.index, id, secret }
             }
-            ToAgent::Refused { reason } => return Err(format!("refused by the master: {reason}")),
+            ToAgent::Refused { reason } => {
+                return Err(Fault::new("refused", format!("refused by the master: {reason}")));
+            }
             ToAgent::Welcome { protocol, master, epoch, shards, mut fast_path } => {
                 if fast_path.ip().is_unspecified() {
                     fast_path.set_ip(self.address.ip());
@@ -124,7 +134,7 @@ impl Link {
                 FastInput::Control { master: self.index, document: Box::new(welcome) }
             }
             ToAgent::Playbook(playbook) => {
-                let json = serde_json::to_vec(&playbook).map_err(|error| error.to_string())?;
+                let json = serde_json::to_vec(&playbook).map_err(|error| Fault::new("protocol", error.to_string()))?;
                 // On disk before it is acknowledged; without a disk the agent still races, and says so.
                 if let Err(error) = crate::startup::write_atomically(&self.playbook, &json) {
                     tracing::warn!(playbook = %self.playbook.display(), %error, "not kept on disk");
@@ -138,8 +148,8 @@ impl Link {
     }
 }
 
-fn log(gate: &mut LogGate, master: &str, reason: &str) {
-    if let Some(suppressed) = gate.admit(reason, Instant::now()) {
-        tracing::warn!(master, reason, suppressed, "control connection");
+fn log(gate: &mut LogGate, master: &str, fault: &Fault) {
+    if let Some(suppressed) = gate.admit(fault.reason, Instant::now()) {
+        tracing::warn!(master, reason = fault.reason, suppressed, "control connection: {}", fault.text);
     }
 }

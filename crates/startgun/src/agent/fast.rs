@@ -156,7 +156,11 @@ impl FastThread {
             }
             self.parts.departures.poll_results(&mut departed);
             for result in departed.drain(..) {
-                self.parts.agent.handle_departed(self.parts.clock.now(), result.key, outcome(&self.parts.clock, result));
+                self.parts.agent.handle_departed(
+                    self.parts.clock.now(),
+                    result.key,
+                    outcome(&self.parts.clock, result),
+                );
             }
             self.take_stamps();
             self.parts.agent.handle_timeout(self.parts.clock.now());
@@ -196,7 +200,8 @@ impl FastThread {
 
     fn figures(&self, now: LocalTime) -> Figures {
         let agent = &self.parts.agent;
-        let masters = self.connected.iter().enumerate().map(|(master, connected)| (*connected, agent.report(now, master)));
+        let masters =
+            self.connected.iter().enumerate().map(|(master, connected)| (*connected, agent.report(now, master)));
         let mut counters: BTreeMap<String, u64> =
             agent.counters().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         if self.audit_dropped > 0 {

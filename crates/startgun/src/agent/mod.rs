@@ -52,8 +52,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         tls.push(endpoint);
     }
     let (services, sockets) = bind_services(&config)?;
-    let fast_options =
-        Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
+    let fast_options = Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
     let socket = UdpSocket::bind(config.fast_path_listen, fast_options)
         .map_err(|error| format!("fast_path_listen {}: {error}", config.fast_path_listen))?;
     let http_listener = config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?;
@@ -141,8 +140,7 @@ fn bind_services(config: &AgentConfig) -> Result<(Vec<SocketAddr>, Vec<UdpSocket
     services.sort_unstable();
     services.dedup();
     let bind = |address: &SocketAddr| {
-        let options =
-            Options { transparent: true, reuse_port: true, transmit_timestamps: true, ..Options::default() };
+        let options = Options { transparent: true, reuse_port: true, transmit_timestamps: true, ..Options::default() };
         UdpSocket::bind(*address, options).map_err(|error| format!("service address {address}: {error}"))
     };
     let sockets = services.iter().map(bind).collect::<Result<_, _>>()?;
@@ -193,9 +191,12 @@ struct Describe {
 impl Describe {
     async fn document(&self) -> Document {
         let figures = self.fast.figures().await;
-        let masters = self.config.masters.iter().zip(figures.masters).map(|(master, (connected, report))| {
-            AgentMasterDocument { name: master.name.clone(), connected, report }
-        });
+        let masters = self
+            .config
+            .masters
+            .iter()
+            .zip(figures.masters)
+            .map(|(master, (connected, report))| AgentMasterDocument { name: master.name.clone(), connected, report });
         Document::Agent(AgentDocument {
             name: self.config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),

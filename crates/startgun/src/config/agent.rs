@@ -70,17 +70,9 @@ pub struct SignalPropagation {
 
 impl fmt::Display for AgentConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let masters: Vec<&str> = self
-            .masters
-            .iter()
-            .map(|master| master.name.as_str())
-            .collect();
+        let masters: Vec<&str> = self.masters.iter().map(|master| master.name.as_str()).collect();
         let (name, site) = (&self.host.name, &self.site);
-        write!(
-            f,
-            "agent {name} of site {site}, masters: {}",
-            masters.join(", ")
-        )
+        write!(f, "agent {name} of site {site}, masters: {}", masters.join(", "))
     }
 }
 
@@ -90,31 +82,20 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
     let site = root.value("site").and_then(|value| read_site(&value));
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8531));
     let fast_path_listen = root.or("fast_path_listen", any, |value| value.listen_address());
-    let fast_path_advertise = root
-        .value("fast_path_advertise")
-        .and_then(|value| value.exact_address("masters send orders to it"));
+    let fast_path_advertise =
+        root.value("fast_path_advertise").and_then(|value| value.exact_address("masters send orders to it"));
     let audit_log = root.value("audit_log").and_then(|value| value.path());
     let mut listeners = Listeners::default();
     listeners.add(&root, "fast_path_listen", Transport::Udp);
     listeners.add(&root, "http_listen", Transport::Tcp);
 
-    let limits = root
-        .section("limits")
-        .map_or_else(Limits::default, read_limits);
-    let clock = root
-        .section("clock")
-        .map_or_else(Clock::default, read_clock);
+    let limits = root.section("limits").map_or_else(Limits::default, read_limits);
+    let clock = root.section("clock").map_or_else(Clock::default, read_clock);
     let mut names = BTreeMap::new();
-    let masters: Vec<_> = root
-        .sections("master", MASTERS_MAX)
-        .into_iter()
-        .map(|section| read_master(section, &mut names))
-        .collect();
+    let masters: Vec<_> =
+        root.sections("master", MASTERS_MAX).into_iter().map(|section| read_master(section, &mut names)).collect();
     if masters.is_empty() && root.value("master").is_none() {
-        root.missing::<()>(
-            "master",
-            "at least one [[master]] with name, control and service_addresses",
-        );
+        root.missing::<()>("master", "at least one [[master]] with name, control and service_addresses");
     }
     root.finish();
 
@@ -158,16 +139,14 @@ fn read_limits(section: Section<'_>) -> Limits {
     let rate = |value: Value<'_>| value.integer(1..=DEPARTURES_PER_S_MAX, RATE);
     let departures_per_s = section.or("departures_per_s", default.departures_per_s, rate);
     let value = section.value("departures_per_prefix_per_s");
-    let departures_per_prefix_per_s = match value
-        .as_ref()
-        .and_then(|value| value.integer(1..=DEPARTURES_PER_S_MAX, RATE))
-    {
-        Some(found) if found > departures_per_s => {
-            let found = format!("{found}, above departures_per_s, {departures_per_s}");
-            value.and_then(|value| value.fault(found, "at most as many as in all"))
-        }
-        found => found,
-    };
+    let departures_per_prefix_per_s =
+        match value.as_ref().and_then(|value| value.integer(1..=DEPARTURES_PER_S_MAX, RATE)) {
+            Some(found) if found > departures_per_s => {
+                let found = format!("{found}, above departures_per_s, {departures_per_s}");
+                value.and_then(|value| value.fault(found, "at most as many as in all"))
+            }
+            found => found,
+        };
     let limits = Limits {
         departures_per_s,
         departures_per_prefix_per_s: departures_per_prefix_per_s
@@ -203,36 +182,23 @@ impl Default for Clock {
 fn read_clock(section: Section<'_>) -> Clock {
     let default = Clock::default();
     // Below a microsecond no host would ever be ready; above seconds a race is decided by chance.
-    let max_bound = section.or("max_bound_ms", default.max_bound, |value| {
-        value.milliseconds(0.001..=10_000.0)
-    });
+    let max_bound = section.or("max_bound_ms", default.max_bound, |value| value.milliseconds(0.001..=10_000.0));
     let value = section.value("max_expected_error_ms");
-    let max_expected_error = match value
-        .as_ref()
-        .and_then(|value| value.milliseconds(0.001..=1_000.0))
-    {
+    let max_expected_error = match value.as_ref().and_then(|value| value.milliseconds(0.001..=1_000.0)) {
         Some(found) if found > max_bound => {
-            let found = format!(
-                "{}, above max_bound_ms, {}",
-                found.as_millis_f64(),
-                max_bound.as_millis_f64()
-            );
-            value.and_then(|value| {
-                value.fault(found, "at most the bound: no error exceeds what is proven")
-            })
+            let found = format!("{}, above max_bound_ms, {}", found.as_millis_f64(), max_bound.as_millis_f64());
+            value.and_then(|value| value.fault(found, "at most the bound: no error exceeds what is proven"))
         }
         found => found,
     };
     let clock = Clock {
         max_expected_error: max_expected_error.unwrap_or(default.max_expected_error.min(max_bound)),
         max_bound,
-        max_drift_ppm: section.or("max_drift_ppm", default.max_drift_ppm, |value| {
-            value.integer(1..=10_000, "parts per million")
-        }),
+        max_drift_ppm: section
+            .or("max_drift_ppm", default.max_drift_ppm, |value| value.integer(1..=10_000, "parts per million")),
         // 10 ms are 100 exchanges per second and master; a minute leaves one sample in the clock's window.
-        exchange_interval: section.or("exchange_interval_ms", default.exchange_interval, |value| {
-            value.milliseconds(10.0..=60_000.0)
-        }),
+        exchange_interval: section
+            .or("exchange_interval_ms", default.exchange_interval, |value| value.milliseconds(10.0..=60_000.0)),
     };
     section.finish();
     clock
@@ -242,38 +208,24 @@ fn read_master(section: Section<'_>, names: &mut BTreeMap<String, String>) -> Op
     let name = section.required("name", NAME, |value| {
         let name = read_name(&value)?;
         match names.insert(name.clone(), value.key.clone()) {
-            Some(first) => value.fault(
-                format!("{name:?} again"),
-                format!("a name that {first} has not taken"),
-            ),
+            Some(first) => value.fault(format!("{name:?} again"), format!("a name that {first} has not taken")),
             None => Some(name),
         }
     });
-    let control = section.required("control", SOCKET_ADDRESS, |value| {
-        value.exact_address("the agent dials it")
-    });
+    let control = section.required("control", SOCKET_ADDRESS, |value| value.exact_address("the agent dials it"));
     let expected = "the addresses that this agent may speak for";
     let service_addresses = section.required("service_addresses", expected, |value| {
         let addresses = value.list(MAX_SERVICES, "IP addresses with ports", |item| {
-            item.exact_address(
-                "it becomes the source of answers, and must be what the resolver asked",
-            )
+            item.exact_address("it becomes the source of answers, and must be what the resolver asked")
         })?;
         match addresses.is_empty() {
             true => value.fault("none", "at least one address with port"),
             false => Some(addresses),
         }
     });
-    let signal_propagation = section
-        .section("signal_propagation_ms")
-        .and_then(read_propagation);
+    let signal_propagation = section.section("signal_propagation_ms").and_then(read_propagation);
     section.finish();
-    Some(MasterLink {
-        name: name?,
-        control: control?,
-        service_addresses: service_addresses?,
-        signal_propagation,
-    })
+    Some(MasterLink { name: name?, control: control?, service_addresses: service_addresses?, signal_propagation })
 }
 
 fn read_propagation(section: Section<'_>) -> Option<SignalPropagation> {
@@ -284,10 +236,7 @@ fn read_propagation(section: Section<'_>) -> Option<SignalPropagation> {
     let propagation = match greatest {
         Some(greatest) if greatest <= least => {
             let (least, greatest) = (least.as_millis_f64(), greatest.as_millis_f64());
-            section.wrong(
-                format!("least = {least} and greatest = {greatest}"),
-                "greatest above least",
-            )
+            section.wrong(format!("least = {least} and greatest = {greatest}"), "greatest above least")
         }
         greatest => greatest.map(|greatest| SignalPropagation { least, greatest }),
     };

@@ -26,19 +26,10 @@ impl Position {
     /// The place of the byte at `offset` of `text`; an offset beyond the end counts as the end.
     pub fn of_offset(text: &str, offset: usize) -> Self {
         let before = &text.as_bytes()[..offset.min(text.len())];
-        let line_start = before
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |at| at + 1);
+        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         // Bytes that continue a character (10xxxxxx) are none of their own.
-        let characters = before[line_start..]
-            .iter()
-            .filter(|&&byte| byte & 0xC0 != 0x80)
-            .count();
-        Position {
-            line: 1 + before.iter().filter(|&&byte| byte == b'\n').count(),
-            column: 1 + characters,
-        }
+        let characters = before[line_start..].iter().filter(|&&byte| byte & 0xC0 != 0x80).count();
+        Position { line: 1 + before.iter().filter(|&&byte| byte == b'\n').count(), column: 1 + characters }
     }
 }
 
@@ -77,18 +68,9 @@ impl std::error::Error for ConfigError {}
 /// The first line of a value as it stands in the file, cut to what fits into an error.
 pub(super) fn excerpt(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    let cut = (0..=FOUND_BYTES_MAX.min(line.len()))
-        .rev()
-        .find(|&at| line.is_char_boundary(at));
-    let shown: String = line[..cut.unwrap_or(0)]
-        .chars()
-        .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
-        .collect();
-    if shown.len() < text.trim_end().len() {
-        format!("{shown}…")
-    } else {
-        shown
-    }
+    let cut = (0..=FOUND_BYTES_MAX.min(line.len())).rev().find(|&at| line.is_char_boundary(at));
+    let shown: String = line[..cut.unwrap_or(0)].chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
+    if shown.len() < text.trim_end().len() { format!("{shown}…") } else { shown }
 }
 
 /// The known key that an unknown one was most likely meant to be: the fewest edits away, at most a third of its length.
@@ -96,9 +78,7 @@ pub(super) fn nearest<'k>(unknown: &str, known: &[&'k str]) -> Option<&'k str> {
     if unknown.len() > KEY_BYTES_MAX {
         return None;
     }
-    let ranked = known
-        .iter()
-        .map(|key| (edits(unknown.as_bytes(), key.as_bytes()), *key));
+    let ranked = known.iter().map(|key| (edits(unknown.as_bytes(), key.as_bytes()), *key));
     let (distance, key) = ranked.min()?;
     (distance <= (key.len() / 3).max(1)).then_some(key)
 }
@@ -125,26 +105,11 @@ mod tests {
     #[test]
     fn columns_count_characters() {
         let text = "a = 1\nname = \"Zürich\"\n";
-        assert_eq!(
-            Position::of_offset(text, 0),
-            Position { line: 1, column: 1 }
-        );
-        assert_eq!(
-            Position::of_offset(text, 6),
-            Position { line: 2, column: 1 }
-        );
+        assert_eq!(Position::of_offset(text, 0), Position { line: 1, column: 1 });
+        assert_eq!(Position::of_offset(text, 6), Position { line: 2, column: 1 });
         let quote = text.rfind('"').expect("the closing quote");
-        assert_eq!(
-            Position::of_offset(text, quote),
-            Position {
-                line: 2,
-                column: 15
-            }
-        );
-        assert_eq!(
-            Position::of_offset(text, 999),
-            Position { line: 3, column: 1 }
-        );
+        assert_eq!(Position::of_offset(text, quote), Position { line: 2, column: 15 });
+        assert_eq!(Position::of_offset(text, 999), Position { line: 3, column: 1 });
     }
 
     #[test]

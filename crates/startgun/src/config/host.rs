@@ -54,35 +54,16 @@ pub struct ClockDistortion {
 pub(super) fn read_host(root: &Section<'_>, default_socket: &str) -> Option<HostConfig> {
     let document = root.document;
     let name = root.required("name", NAME, |value| read_name(&value));
-    let state_dir = root.or(
-        "state_dir",
-        document.resolve("/var/lib/startgun"),
-        |value| value.path(),
-    );
-    let status_socket = root.or("status_socket", document.resolve(default_socket), |value| {
-        read_socket_path(&value)
-    });
-    let http_listen = root
-        .value("http_listen")
-        .and_then(|value| value.listen_address());
+    let state_dir = root.or("state_dir", document.resolve("/var/lib/startgun"), |value| value.path());
+    let status_socket = root.or("status_socket", document.resolve(default_socket), |value| read_socket_path(&value));
+    let http_listen = root.value("http_listen").and_then(|value| value.listen_address());
     let user = root.value("user").and_then(|value| read_user(&value));
     let fleet = match root.section("fleet") {
         Some(section) => read_fleet(section),
-        None => root.missing(
-            "fleet",
-            "a table with ca, certificate and key, as `startgun fleet enroll` makes them",
-        ),
+        None => root.missing("fleet", "a table with ca, certificate and key, as `startgun fleet enroll` makes them"),
     };
     let clock_distortion = root.section("clock_distortion").map(read_distortion);
-    Some(HostConfig {
-        name: name?,
-        state_dir,
-        status_socket,
-        http_listen,
-        user,
-        fleet: fleet?,
-        clock_distortion,
-    })
+    Some(HostConfig { name: name?, state_dir, status_socket, http_listen, user, fleet: fleet?, clock_distortion })
 }
 
 /// A name that can stand in a certificate.
@@ -116,44 +97,23 @@ fn read_user(value: &Value<'_>) -> Option<String> {
 }
 
 fn read_fleet(section: Section<'_>) -> Option<TlsFiles> {
-    let ca = section.required("ca", "the path of the fleet's ca.crt", |value| {
-        value.existing_file()
-    });
+    let ca = section.required("ca", "the path of the fleet's ca.crt", |value| value.existing_file());
     let certificate =
-        section.required("certificate", "the path of this host's NAME.crt", |value| {
-            value.existing_file()
-        });
-    let key = section.required("key", "the path of this host's NAME.key", |value| {
-        value.existing_file()
-    });
-    let revoked = section
-        .value("revoked")
-        .and_then(|value| value.existing_file());
+        section.required("certificate", "the path of this host's NAME.crt", |value| value.existing_file());
+    let key = section.required("key", "the path of this host's NAME.key", |value| value.existing_file());
+    let revoked = section.value("revoked").and_then(|value| value.existing_file());
     section.finish();
-    Some(TlsFiles {
-        ca: ca?,
-        certificate: certificate?,
-        key: key?,
-        revoked,
-    })
+    Some(TlsFiles { ca: ca?, certificate: certificate?, key: key?, revoked })
 }
 
 fn read_distortion(section: Section<'_>) -> ClockDistortion {
-    let offset_s = section.or("offset_s", 0.0, |value| {
-        value.number(
-            -DISTORTION_OFFSET_S_MAX..=DISTORTION_OFFSET_S_MAX,
-            "seconds",
-        )
-    });
+    let offset_s = section
+        .or("offset_s", 0.0, |value| value.number(-DISTORTION_OFFSET_S_MAX..=DISTORTION_OFFSET_S_MAX, "seconds"));
     let drift_ppm = section.or("drift_ppm", 0.0, |value| {
-        value.number(
-            -DISTORTION_DRIFT_PPM_MAX..=DISTORTION_DRIFT_PPM_MAX,
-            "parts per million",
-        )
+        value.number(-DISTORTION_DRIFT_PPM_MAX..=DISTORTION_DRIFT_PPM_MAX, "parts per million")
     });
-    let reference_raw_ns = section.or("reference_raw_ns", 0, |value| {
-        value.integer(0..=i64::MAX, "nanoseconds of CLOCK_MONOTONIC_RAW")
-    });
+    let reference_raw_ns =
+        section.or("reference_raw_ns", 0, |value| value.integer(0..=i64::MAX, "nanoseconds of CLOCK_MONOTONIC_RAW"));
     let document: &Document<'_> = section.document;
     let found = "a clock that is wrong on purpose";
     document.warn(document.error(&section.span, "clock_distortion", found, "one in labs only"));
@@ -190,19 +150,14 @@ impl Listeners {
     /// Adds an address; notes when an earlier one has taken it.
     pub fn claim(&mut self, value: &Value<'_>, address: SocketAddr, transport: Transport) {
         let overlaps = |(other, theirs, _): &&(SocketAddr, Transport, String)| {
-            let same_transport =
-                *theirs == transport || *theirs == Transport::Both || transport == Transport::Both;
+            let same_transport = *theirs == transport || *theirs == Transport::Both || transport == Transport::Both;
             let unspecified = address.ip().is_unspecified() || other.ip().is_unspecified();
-            let same_host =
-                address.ip() == other.ip() || (unspecified && address.is_ipv4() == other.is_ipv4());
+            let same_host = address.ip() == other.ip() || (unspecified && address.is_ipv4() == other.is_ipv4());
             same_transport && same_host && address.port() == other.port()
         };
         match self.0.iter().find(overlaps) {
             Some((_, _, key)) => {
-                value.fault::<()>(
-                    value.found(),
-                    format!("an address and port that {key} does not take as well"),
-                );
+                value.fault::<()>(value.found(), format!("an address and port that {key} does not take as well"));
             }
             None => self.0.push((address, transport, value.key.clone())),
         }

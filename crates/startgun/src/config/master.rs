@@ -69,17 +69,8 @@ pub struct MasterConfig {
 
 impl fmt::Display for MasterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sites: BTreeSet<&String> = self
-            .service
-            .races
-            .iter()
-            .flat_map(|race| race.sites.keys())
-            .collect();
-        let (name, services, records) = (
-            &self.host.name,
-            self.service_addresses.len(),
-            self.record_count,
-        );
+        let sites: BTreeSet<&String> = self.service.races.iter().flat_map(|race| race.sites.keys()).collect();
+        let (name, services, records) = (&self.host.name, self.service_addresses.len(), self.record_count);
         let (races, sites) = (self.service.races.len(), sites.len());
         write!(
             f,
@@ -91,34 +82,21 @@ impl fmt::Display for MasterConfig {
 /// Reads a master's file; `None` only where a fault was noted.
 pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig> {
     let host = read_host(&root, "/run/startgun/master.sock");
-    let control_listen = root.required("control_listen", SOCKET_ADDRESS, |value| {
-        value.listen_address()
-    });
-    let fast_path_listen = root.required("fast_path_listen", SOCKET_ADDRESS, |value| {
-        value.exact_address("agents are told to send to it")
-    });
-    let shards = root.or("shards", 0, |value| {
-        value.integer(0..=i64::from(SHARDS_MAX), "threads, 0 for one per core")
-    });
-    let stamp = root.or("stamp", Stamp::Receipt, |value| {
-        value.word(&[("receipt", Stamp::Receipt), ("dequeue", Stamp::Dequeue)])
-    });
-    let queue_capacity = root.or("queue_capacity", 4_096, |value| {
-        value.integer(1..=QUEUE_CAPACITY_MAX, "queries")
-    });
+    let control_listen = root.required("control_listen", SOCKET_ADDRESS, |value| value.listen_address());
+    let fast_path_listen =
+        root.required("fast_path_listen", SOCKET_ADDRESS, |value| value.exact_address("agents are told to send to it"));
+    let shards = root.or("shards", 0, |value| value.integer(0..=i64::from(SHARDS_MAX), "threads, 0 for one per core"));
+    let stamp = root
+        .or("stamp", Stamp::Receipt, |value| value.word(&[("receipt", Stamp::Receipt), ("dequeue", Stamp::Dequeue)]));
+    let queue_capacity = root.or("queue_capacity", 4_096, |value| value.integer(1..=QUEUE_CAPACITY_MAX, "queries"));
     // Up to a week: an address may well belong to somebody else by then.
-    let validated_for_s = root.or("validated_for_s", 3_600, |value| {
-        value.integer(1..=604_800, "seconds")
-    });
-    let fallback_after = root.or("fallback_after_ms", Span::from_millis(250), |value| {
-        value.milliseconds(1.0..=DELAY_MS_MAX)
-    });
-    let max_total_delay = root.or("max_total_delay_ms", MAX_TOTAL_DELAY, |value| {
-        value.milliseconds(1.0..=DELAY_MS_MAX)
-    });
-    let races_per_source_per_s = root.or("races_per_source_per_s", 100, |value| {
-        value.integer(1..=1_000_000, "races per second")
-    });
+    let validated_for_s = root.or("validated_for_s", 3_600, |value| value.integer(1..=604_800, "seconds"));
+    let fallback_after =
+        root.or("fallback_after_ms", Span::from_millis(250), |value| value.milliseconds(1.0..=DELAY_MS_MAX));
+    let max_total_delay =
+        root.or("max_total_delay_ms", MAX_TOTAL_DELAY, |value| value.milliseconds(1.0..=DELAY_MS_MAX));
+    let races_per_source_per_s =
+        root.or("races_per_source_per_s", 100, |value| value.integer(1..=1_000_000, "races per second"));
 
     let mut listeners = Listeners::default();
     listeners.add(&root, "control_listen", Transport::Tcp);
@@ -129,9 +107,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let (zones, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
     warn_of_nameservers(&root, &zones, &races, &service_addresses);
-    let service = host
-        .as_ref()
-        .and_then(|host| assemble(&root, &host.name, &zones, races));
+    let service = host.as_ref().and_then(|host| assemble(&root, &host.name, &zones, races));
     root.finish();
 
     Some(MasterConfig {
@@ -154,24 +130,16 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
 fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> Vec<SocketAddr> {
     let sections = root.sections("service", MAX_SERVICES);
     if sections.is_empty() && root.value("service").is_none() {
-        root.missing::<()>(
-            "service",
-            "at least one [[service]] with the address that resolvers ask",
-        );
+        root.missing::<()>("service", "at least one [[service]] with the address that resolvers ask");
     }
     let mut addresses = Vec::new();
     for section in sections {
-        let address = section.required(
-            "address",
-            "the IP address and port that resolvers ask",
-            |value| {
-                let why =
-                    "the service address is what the resolver asked, and agents answer from it";
-                let address = value.exact_address(why)?;
-                listeners.claim(&value, address, Transport::Both);
-                Some(address)
-            },
-        );
+        let address = section.required("address", "the IP address and port that resolvers ask", |value| {
+            let why = "the service address is what the resolver asked, and agents answer from it";
+            let address = value.exact_address(why)?;
+            listeners.claim(&value, address, Transport::Both);
+            Some(address)
+        });
         addresses.extend(address);
         section.finish();
     }
@@ -199,28 +167,18 @@ fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, bool)
     (zones, complete)
 }
 
-fn read_races(
-    root: &Section<'_>,
-    zones: &[Zone],
-    zones_complete: bool,
-    max_total_delay: Span,
-) -> Vec<RaceConfig> {
+fn read_races(root: &Section<'_>, zones: &[Zone], zones_complete: bool, max_total_delay: Span) -> Vec<RaceConfig> {
     let mut races: Vec<RaceConfig> = Vec::new();
     for section in root.sections("race", MAX_RACES) {
-        let name = section.required(
-            "name",
-            "the raced name, such as \"www.example.org.\"",
-            |value| {
-                let name = value.parsed::<CanonicalName>(
-                    "a domain name, such as \"www.example.org.\" or \"*.example.org.\"",
-                )?;
-                if races.iter().any(|race| race.name == name) {
-                    return value.fault(format!("raced name {name} again"), "each name once");
-                }
-                check_raced_name(&value, &name, zones, zones_complete)?;
-                Some(name)
-            },
-        );
+        let name = section.required("name", "the raced name, such as \"www.example.org.\"", |value| {
+            let name =
+                value.parsed::<CanonicalName>("a domain name, such as \"www.example.org.\" or \"*.example.org.\"")?;
+            if races.iter().any(|race| race.name == name) {
+                return value.fault(format!("raced name {name} again"), "each name once");
+            }
+            check_raced_name(&value, &name, zones, zones_complete)?;
+            Some(name)
+        });
         races.extend(read_race(&section, name, max_total_delay));
         section.finish();
     }
@@ -228,34 +186,22 @@ fn read_races(
 }
 
 /// A raced name must be in a zone of this master, and nothing there may answer in its place.
-fn check_raced_name(
-    value: &Value<'_>,
-    name: &CanonicalName,
-    zones: &[Zone],
-    zones_complete: bool,
-) -> Option<()> {
-    let holders = zones
-        .iter()
-        .filter(|zone| zone.apex.is_ancestor_or_self_of(name.as_bytes()));
+fn check_raced_name(value: &Value<'_>, name: &CanonicalName, zones: &[Zone], zones_complete: bool) -> Option<()> {
+    let holders = zones.iter().filter(|zone| zone.apex.is_ancestor_or_self_of(name.as_bytes()));
     // Of nested zones, the inner one answers.
     let Some(zone) = holders.max_by_key(|zone| zone.apex.as_bytes().len()) else {
         // It may be in the zone that could not be read; a second error about that would be noise.
         return match zones_complete {
             true => {
                 let apexes: Vec<String> = zones.iter().map(|zone| zone.apex.to_string()).collect();
-                value.fault(
-                    format!("{name}, which is in none of the zones"),
-                    format!("a name in {}", apexes.join(", ")),
-                )
+                value
+                    .fault(format!("{name}, which is in none of the zones"), format!("a name in {}", apexes.join(", ")))
             }
             false => None,
         };
     };
     if let Some(child) = zone.delegation_of(name) {
-        return value.fault(
-            format!("{name}, which is delegated with {child}"),
-            "a name that this master answers",
-        );
+        return value.fault(format!("{name}, which is delegated with {child}"), "a name that this master answers");
     }
     match [Rtype::A, Rtype::AAAA, Rtype::CNAME].into_iter().find(|&rtype| zone.has(name, rtype)) {
         Some(rtype) => value.fault(
@@ -266,46 +212,25 @@ fn check_raced_name(
     }
 }
 
-fn read_race(
-    section: &Section<'_>,
-    name: Option<CanonicalName>,
-    max_total_delay: Span,
-) -> Option<RaceConfig> {
-    let ttl_s = section.or("ttl_s", 30, |value| {
-        value.integer(0..=RACE_TTL_S_MAX, "seconds")
-    });
+fn read_race(section: &Section<'_>, name: Option<CanonicalName>, max_total_delay: Span) -> Option<RaceConfig> {
+    let ttl_s = section.or("ttl_s", 30, |value| value.integer(0..=RACE_TTL_S_MAX, "seconds"));
     let delay = read_delay(section, max_total_delay);
-    let late = section.or("late", LatePolicy::Drop, |value| {
-        value.word(&[("drop", LatePolicy::Drop), ("send", LatePolicy::Send)])
-    });
+    let late = section
+        .or("late", LatePolicy::Drop, |value| value.word(&[("drop", LatePolicy::Drop), ("send", LatePolicy::Send)]));
     // More than a second late is no race any more.
-    let late_tolerance = section.or("late_tolerance_ms", Span::from_millis(2), |value| {
-        value.milliseconds(0.0..=1_000.0)
-    });
-    let transmit = section.or("transmit", Transmit::At, |value| {
-        value.word(&[("at", Transmit::At), ("signal", Transmit::Signal)])
-    });
+    let late_tolerance =
+        section.or("late_tolerance_ms", Span::from_millis(2), |value| value.milliseconds(0.0..=1_000.0));
+    let transmit =
+        section.or("transmit", Transmit::At, |value| value.word(&[("at", Transmit::At), ("signal", Transmit::Signal)]));
     let fallback = match section.section("fallback") {
         Some(fallback) => read_addresses(fallback),
-        None => section.missing(
-            "fallback",
-            "a table with the addresses that the master answers when no agent can",
-        ),
+        None => section.missing("fallback", "a table with the addresses that the master answers when no agent can"),
     };
     let sites = read_sites(section);
     if let (Some(fallback), Some(sites)) = (&fallback, &sites) {
         warn_of_fallback(section, fallback, sites);
     }
-    Some(RaceConfig {
-        name: name?,
-        ttl_s,
-        delay,
-        transmit,
-        late,
-        late_tolerance,
-        sites: sites?,
-        fallback: fallback?,
-    })
+    Some(RaceConfig { name: name?, ttl_s, delay, transmit, late, late_tolerance, sites: sites?, fallback: fallback? })
 }
 
 fn read_delay(section: &Section<'_>, max_total_delay: Span) -> Delay {
@@ -315,32 +240,22 @@ fn read_delay(section: &Section<'_>, max_total_delay: Span) -> Delay {
     if let Some(value) = section.value("delay_ms") {
         for (other, key) in [(&cover, "cover"), (&margin, "margin_ms")] {
             if let Some(other) = other {
-                other.fault::<()>(
-                    format!("{key} beside delay_ms"),
-                    "a fixed delay_ms, or cover with its margin_ms",
-                );
+                other.fault::<()>(format!("{key} beside delay_ms"), "a fixed delay_ms, or cover with its margin_ms");
             }
         }
         let expected = format!("milliseconds, a number from 0 to {most} (max_total_delay_ms)");
-        let delay = value
-            .number(0.0..=DELAY_MS_MAX, "milliseconds")
-            .map(Span::from_millis_f64);
+        let delay = value.number(0.0..=DELAY_MS_MAX, "milliseconds").map(Span::from_millis_f64);
         if delay.is_some_and(|delay| delay > max_total_delay) {
             value.wrong::<()>(expected);
         }
         return Delay::Fixed(delay.unwrap_or(max_total_delay));
     }
-    let share = cover.and_then(
-        |value| match value.number(0.0..=1.0, "a share of the agents") {
-            Some(0.0) => value.wrong("a share of the agents above 0; 1.0 waits for all of them"),
-            share => share,
-        },
-    );
+    let share = cover.and_then(|value| match value.number(0.0..=1.0, "a share of the agents") {
+        Some(0.0) => value.wrong("a share of the agents above 0; 1.0 waits for all of them"),
+        share => share,
+    });
     let margin = margin.and_then(|value| value.milliseconds(0.0..=most));
-    Delay::Cover {
-        share: share.unwrap_or(1.0),
-        margin: margin.unwrap_or(MARGIN),
-    }
+    Delay::Cover { share: share.unwrap_or(1.0), margin: margin.unwrap_or(MARGIN) }
 }
 
 fn read_sites(section: &Section<'_>) -> Option<BTreeMap<String, Addresses>> {
@@ -373,13 +288,8 @@ fn read_addresses(section: Section<'_>) -> Option<Addresses> {
         value.list(MAX_ADDRESSES, "IPv4 addresses", |item| {
             let expected = "an IPv4 address of one host, such as \"192.0.2.10\"";
             let address = item.parsed::<Ipv4Addr>(expected)?;
-            let is_host =
-                !(address.is_unspecified() || address.is_multicast() || address.is_broadcast());
-            if is_host {
-                Some(address)
-            } else {
-                item.wrong(expected)
-            }
+            let is_host = !(address.is_unspecified() || address.is_multicast() || address.is_broadcast());
+            if is_host { Some(address) } else { item.wrong(expected) }
         })
     });
     let aaaa = section.or("aaaa", Vec::new(), |value| {
@@ -387,18 +297,10 @@ fn read_addresses(section: Section<'_>) -> Option<Addresses> {
             let expected = "an IPv6 address of one host, such as \"2001:db8::10\"";
             let address = item.parsed::<Ipv6Addr>(expected)?;
             let is_host = !(address.is_unspecified() || address.is_multicast());
-            if is_host {
-                Some(address)
-            } else {
-                item.wrong(expected)
-            }
+            if is_host { Some(address) } else { item.wrong(expected) }
         })
     });
-    let nothing_given = ["a", "aaaa"].iter().all(|key| {
-        section
-            .value(key)
-            .is_none_or(|value| value.is_empty_array())
-    });
+    let nothing_given = ["a", "aaaa"].iter().all(|key| section.value(key).is_none_or(|value| value.is_empty_array()));
     if nothing_given {
         section.wrong::<()>("no address", "at least one in a or aaaa");
     }
@@ -408,48 +310,23 @@ fn read_addresses(section: Section<'_>) -> Option<Addresses> {
 
 /// Where sites have addresses of a kind that the fallback lacks, a fallback answer says that there are none, and
 /// resolvers remember that.
-fn warn_of_fallback(
-    section: &Section<'_>,
-    fallback: &Addresses,
-    sites: &BTreeMap<String, Addresses>,
-) {
+fn warn_of_fallback(section: &Section<'_>, fallback: &Addresses, sites: &BTreeMap<String, Addresses>) {
     let Some(value) = section.value("fallback") else {
         return;
     };
     let kinds = [
-        (
-            "a",
-            fallback.a.is_empty() && sites.values().any(|site| !site.a.is_empty()),
-        ),
-        (
-            "aaaa",
-            fallback.aaaa.is_empty() && sites.values().any(|site| !site.aaaa.is_empty()),
-        ),
+        ("a", fallback.a.is_empty() && sites.values().any(|site| !site.a.is_empty())),
+        ("aaaa", fallback.aaaa.is_empty() && sites.values().any(|site| !site.aaaa.is_empty())),
     ];
     for (kind, _) in kinds.into_iter().filter(|(_, lacks)| *lacks) {
         let found = format!("no addresses in {kind}, which some site has");
-        value.warn(
-            found,
-            format!(
-                "some; a fallback answer else says that the name has no {}",
-                kind.to_uppercase()
-            ),
-        );
+        value.warn(found, format!("some; a fallback answer else says that the name has no {}", kind.to_uppercase()));
     }
 }
 
 /// A resolver asks any of a zone's name servers, so each must race, and with the same delay.
-fn warn_of_nameservers(
-    root: &Section<'_>,
-    zones: &[Zone],
-    races: &[RaceConfig],
-    services: &[SocketAddr],
-) {
-    let raced = |zone: &&Zone| {
-        races
-            .iter()
-            .any(|race| zone.apex.is_ancestor_or_self_of(race.name.as_bytes()))
-    };
+fn warn_of_nameservers(root: &Section<'_>, zones: &[Zone], races: &[RaceConfig], services: &[SocketAddr]) {
+    let raced = |zone: &&Zone| races.iter().any(|race| zone.apex.is_ancestor_or_self_of(race.name.as_bytes()));
     let wire = |service: &SocketAddr| match service.ip() {
         std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
         std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -461,41 +338,24 @@ fn warn_of_nameservers(
             if !addresses.is_empty() && addresses.iter().all(is_ours) {
                 continue;
             }
-            let found =
-                format!("name server {name} of a raced zone, which is not a service address here");
-            root.document.warn(zone.error(
-                at,
-                found,
-                "every name server to be a master with the same delays",
-            ));
+            let found = format!("name server {name} of a raced zone, which is not a service address here");
+            root.document.warn(zone.error(at, found, "every name server to be a master with the same delays"));
         }
     }
 }
 
 /// Puts zones and races together. What could fail there has been checked; where a check is missing, the error says so
 /// without its place.
-fn assemble(
-    root: &Section<'_>,
-    master: &str,
-    zones: &[Zone],
-    races: Vec<RaceConfig>,
-) -> Option<Service> {
+fn assemble(root: &Section<'_>, master: &str, zones: &[Zone], races: Vec<RaceConfig>) -> Option<Service> {
     if !root.document.is_sound() {
         return None;
     }
     let mut set = ZoneSet::new();
-    let zones_added = zones
-        .iter()
-        .try_for_each(|zone| set.add_zone(zone.apex.clone(), zone.records()));
+    let zones_added = zones.iter().try_for_each(|zone| set.add_zone(zone.apex.clone(), zone.records()));
     let mut numbered = races.iter().zip(0u16..);
-    let added = zones_added
-        .and_then(|()| numbered.try_for_each(|(race, index)| set.add_race(&race.name, index)));
+    let added = zones_added.and_then(|()| numbered.try_for_each(|(race, index)| set.add_race(&race.name, index)));
     match added {
-        Ok(()) => Some(Service {
-            master: master.to_owned(),
-            zones: set,
-            races,
-        }),
+        Ok(()) => Some(Service { master: master.to_owned(), zones: set, races }),
         Err(error) => root.wrong(error.to_string(), "zones and races that fit together"),
     }
 }

@@ -58,13 +58,7 @@ pub struct Loaded<T> {
 /// # Errors
 /// All faults of the file and of the zone files that it names, in their order; at least one.
 pub fn load_master(path: &Path) -> Result<Loaded<MasterConfig>, Vec<ConfigError>> {
-    read(
-        path,
-        &text_of(path)?,
-        false,
-        Some(Role::Master),
-        master::read,
-    )
+    read(path, &text_of(path)?, false, Some(Role::Master), master::read)
 }
 
 /// Reads an agent's configuration. Files that it names need not be there yet.
@@ -111,10 +105,7 @@ fn check_text(path: &Path, text: &str, checks_host: bool) -> Result<Summary, Vec
         None => None,
     };
     let Loaded { config, warnings } = read(path, text, checks_host, None, summary)?;
-    Ok(Summary {
-        text: config,
-        warnings,
-    })
+    Ok(Summary { text: config, warnings })
 }
 
 /// The section of the whole file, and the role that it names.
@@ -151,17 +142,10 @@ fn read<T>(
 fn read_role(section: &Section<'_>, expected: Option<Role>) -> Option<Role> {
     let words = [("master", Role::Master), ("agent", Role::Agent)];
     match expected {
-        None => section.required("role", "\"master\" or \"agent\"", |value| {
-            value.word(&words)
-        }),
+        None => section.required("role", "\"master\" or \"agent\"", |value| value.word(&words)),
         Some(role) => {
-            let words: Vec<_> = words
-                .into_iter()
-                .filter(|(_, known)| *known == role)
-                .collect();
-            section.required("role", &format!("{:?}", words[0].0), |value| {
-                value.word(&words)
-            })
+            let words: Vec<_> = words.into_iter().filter(|(_, known)| *known == role).collect();
+            section.required("role", &format!("{:?}", words[0].0), |value| value.word(&words))
         }
     }
 }
@@ -183,17 +167,13 @@ fn text_of(path: &Path) -> Result<String, Vec<ConfigError>> {
 fn bounded_text(path: &Path) -> Result<String, String> {
     let read = |path| -> io::Result<String> {
         let mut text = String::new();
-        File::open(path)?
-            .take(FILE_BYTES_MAX + 1)
-            .read_to_string(&mut text)?;
+        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
         Ok(text)
     };
     match read(path) {
         Ok(text) if text.len() as u64 > FILE_BYTES_MAX => Err("a longer file".into()),
         Ok(text) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err("bytes that are not UTF-8".into())
-        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("bytes that are not UTF-8".into()),
         Err(error) => Err(format!("no way to read it ({error})")),
     }
 }

@@ -37,23 +37,14 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     pub fn new(file: &'a Path, text: &'a str, checks_host: bool) -> Self {
-        Document {
-            file,
-            text,
-            checks_host,
-            faults: RefCell::default(),
-            warnings: RefCell::default(),
-        }
+        Document { file, text, checks_host, faults: RefCell::default(), warnings: RefCell::default() }
     }
 
     /// Parses the text; `None` when it is no TOML, which has been noted then.
     pub fn parse(&self) -> Option<Spanned<DeTable<'a>>> {
         let (table, faults) = DeTable::parse_recoverable(self.text);
         for fault in &faults {
-            let (found, expected) = fault
-                .message()
-                .split_once(", expected ")
-                .unwrap_or((fault.message(), "TOML"));
+            let (found, expected) = fault.message().split_once(", expected ").unwrap_or((fault.message(), "TOML"));
             let span = fault.span().unwrap_or(0..0);
             self.note(self.error(&span, "", format!("a fault of syntax ({found})"), expected));
         }
@@ -62,13 +53,7 @@ impl<'a> Document<'a> {
 
     /// The section of the whole file.
     pub fn root<'s>(&'s self, table: &'s Spanned<DeTable<'a>>) -> Section<'s> {
-        Section {
-            document: self,
-            path: String::new(),
-            table: table.get_ref(),
-            span: 0..0,
-            known: RefCell::default(),
-        }
+        Section { document: self, path: String::new(), table: table.get_ref(), span: 0..0, known: RefCell::default() }
     }
 
     /// The text as it stands in the file.
@@ -129,18 +114,11 @@ impl<'a> Document<'a> {
         let in_order = |mut errors: Vec<ConfigError>| {
             // Zone files have positions of their own; they stay together, behind this file.
             errors.sort_by(|a, b| {
-                (a.file != self.file, &a.file, a.position).cmp(&(
-                    b.file != self.file,
-                    &b.file,
-                    b.position,
-                ))
+                (a.file != self.file, &a.file, a.position).cmp(&(b.file != self.file, &b.file, b.position))
             });
             errors
         };
-        (
-            in_order(self.faults.into_inner()),
-            in_order(self.warnings.into_inner()),
-        )
+        (in_order(self.faults.into_inner()), in_order(self.warnings.into_inner()))
     }
 }
 
@@ -166,12 +144,7 @@ impl<'s> Section<'s> {
     pub fn value(&self, key: &'static str) -> Option<Value<'s>> {
         self.known.borrow_mut().push(key);
         let value = self.table.get(key)?;
-        Some(Value {
-            document: self.document,
-            key: self.key(key),
-            value: value.get_ref(),
-            span: value.span(),
-        })
+        Some(Value { document: self.document, key: self.key(key), value: value.get_ref(), span: value.span() })
     }
 
     /// Reads a key that must be there.
@@ -188,28 +161,19 @@ impl<'s> Section<'s> {
     }
 
     /// Reads a key that may be left out. A faulty value gives the default as well, so that reading can go on.
-    pub fn or<T>(
-        &self,
-        key: &'static str,
-        default: T,
-        read: impl FnOnce(Value<'s>) -> Option<T>,
-    ) -> T {
+    pub fn or<T>(&self, key: &'static str, default: T, read: impl FnOnce(Value<'s>) -> Option<T>) -> T {
         self.value(key).and_then(read).unwrap_or(default)
     }
 
     /// Notes that a key is missing.
     pub fn missing<T>(&self, key: &str, expected: &str) -> Option<T> {
-        self.document.note(
-            self.document
-                .error(&self.span, &self.key(key), "nothing", expected),
-        );
+        self.document.note(self.document.error(&self.span, &self.key(key), "nothing", expected));
         None
     }
 
     /// Notes a fault of the section as a whole.
     pub fn wrong<T>(&self, found: impl Into<String>, expected: impl Into<String>) -> Option<T> {
-        self.document
-            .note(self.document.error(&self.span, &self.path, found, expected));
+        self.document.note(self.document.error(&self.span, &self.path, found, expected));
         None
     }
 
@@ -228,17 +192,9 @@ impl<'s> Section<'s> {
             return Vec::new();
         };
         if array.len() > most {
-            value.fault::<()>(
-                format!("{} of them", array.len()),
-                format!("at most {most}"),
-            );
+            value.fault::<()>(format!("{} of them", array.len()), format!("at most {most}"));
         }
-        value
-            .items()
-            .into_iter()
-            .take(most)
-            .filter_map(|item| item.section())
-            .collect()
+        value.items().into_iter().take(most).filter_map(|item| item.section()).collect()
     }
 
     /// Sections under names that the operator chose, with those names' values for errors.
@@ -247,20 +203,12 @@ impl<'s> Section<'s> {
             return Vec::new();
         };
         if section.table.len() > most {
-            section.wrong::<()>(
-                format!("{} of them", section.table.len()),
-                format!("at most {most}"),
-            );
+            section.wrong::<()>(format!("{} of them", section.table.len()), format!("at most {most}"));
         }
         let value = |(name, value): (&Spanned<_>, &'s Spanned<DeValue<'s>>)| {
             let name: &std::borrow::Cow<'_, str> = name.get_ref();
             let key = section.key(name);
-            let value = Value {
-                document: self.document,
-                key,
-                value: value.get_ref(),
-                span: value.span(),
-            };
+            let value = Value { document: self.document, key, value: value.get_ref(), span: value.span() };
             Some((name.to_string(), value.section()?))
         };
         section.table.iter().take(most).filter_map(value).collect()
@@ -271,11 +219,7 @@ impl<'s> Section<'s> {
         let mut known = self.known.into_inner();
         known.sort_unstable();
         known.dedup();
-        for (key, _) in self
-            .table
-            .iter()
-            .filter(|(key, _)| !known.contains(&key.get_ref().as_ref()))
-        {
+        for (key, _) in self.table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let expected = match nearest(key.get_ref(), &known) {
                 Some(key) => key.to_owned(),
                 None => format!("one of {}", known.join(", ")),
@@ -284,10 +228,7 @@ impl<'s> Section<'s> {
                 true => excerpt(key.get_ref()),
                 false => format!("{}.{}", self.path, excerpt(key.get_ref())),
             };
-            self.document.note(
-                self.document
-                    .error(&key.span(), &path, "an unknown key", expected),
-            );
+            self.document.note(self.document.error(&key.span(), &path, "an unknown key", expected));
         }
     }
 }
@@ -317,15 +258,13 @@ impl<'s> Value<'s> {
 
     /// Notes a fault in words of one's own.
     pub fn fault<T>(&self, found: impl Into<String>, expected: impl Into<String>) -> Option<T> {
-        self.document
-            .note(self.document.error(&self.span, &self.key, found, expected));
+        self.document.note(self.document.error(&self.span, &self.key, found, expected));
         None
     }
 
     /// Notes what an operator should know, which is no fault.
     pub fn warn(&self, found: impl Into<String>, expected: impl Into<String>) {
-        self.document
-            .warn(self.document.error(&self.span, &self.key, found, expected));
+        self.document.warn(self.document.error(&self.span, &self.key, found, expected));
     }
 
     /// A table.
@@ -375,12 +314,7 @@ impl<'s> Value<'s> {
             let (found, span, key) = (item.found(), item.span.clone(), item.key.clone());
             match read(item) {
                 Some(item) if list.contains(&item) => {
-                    let error = self.document.error(
-                        &span,
-                        &key,
-                        format!("{found} for the second time"),
-                        "each once",
-                    );
+                    let error = self.document.error(&span, &key, format!("{found} for the second time"), "each once");
                     self.document.note(error);
                     sound = false;
                 }
@@ -422,14 +356,10 @@ impl<'s> Value<'s> {
 
     /// One of several words.
     pub fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
-        match self
-            .as_str()
-            .and_then(|text| words.iter().find(|(word, _)| *word == text))
-        {
+        match self.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text)) {
             Some((_, value)) => Some(*value),
             None => {
-                let words: Vec<String> =
-                    words.iter().map(|(word, _)| format!("{word:?}")).collect();
+                let words: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
                 self.wrong(words.join(" or "))
             }
         }
@@ -449,51 +379,36 @@ impl<'s> Value<'s> {
             DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix()).ok(),
             _ => None,
         };
-        match read
-            .filter(|value| range.contains(value))
-            .and_then(|value| T::try_from(value).ok())
-        {
+        match read.filter(|value| range.contains(value)).and_then(|value| T::try_from(value).ok()) {
             Some(value) => Some(value),
-            None => self.wrong(format!(
-                "{unit}, a whole number from {} to {}",
-                range.start(),
-                range.end()
-            )),
+            None => self.wrong(format!("{unit}, a whole number from {} to {}", range.start(), range.end())),
         }
     }
 
     /// A number, with or without fraction.
     pub fn number(&self, range: RangeInclusive<f64>, unit: &str) -> Option<f64> {
         let read = match self.value {
-            DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix())
-                .ok()
-                .map(|value| value as f64),
+            DeValue::Integer(value) => {
+                i64::from_str_radix(value.as_str(), value.radix()).ok().map(|value| value as f64)
+            }
             DeValue::Float(value) => value.as_str().parse().ok(),
             _ => None,
         };
         // Not-a-number is in no range.
         match read.filter(|value| range.contains(value)) {
             Some(value) => Some(value),
-            None => self.wrong(format!(
-                "{unit}, a number from {} to {}",
-                range.start(),
-                range.end()
-            )),
+            None => self.wrong(format!("{unit}, a number from {} to {}", range.start(), range.end())),
         }
     }
 
     /// A number of milliseconds.
     pub fn milliseconds(&self, range: RangeInclusive<f64>) -> Option<Span> {
-        self.number(range, "milliseconds")
-            .map(Span::from_millis_f64)
+        self.number(range, "milliseconds").map(Span::from_millis_f64)
     }
 
     /// Where to listen: any local address, the unspecified one too.
     pub fn listen_address(&self) -> Option<SocketAddr> {
-        match self
-            .as_str()
-            .and_then(|text| text.parse::<SocketAddr>().ok())
-        {
+        match self.as_str().and_then(|text| text.parse::<SocketAddr>().ok()) {
             Some(address) if address.port() != 0 && !is_group(address.ip()) => Some(address),
             _ => self.wrong(SOCKET_ADDRESS),
         }
@@ -521,10 +436,7 @@ impl<'s> Value<'s> {
         }
         match std::fs::File::open(&path).and_then(|file| file.metadata()) {
             Ok(metadata) if metadata.is_file() => Some(path),
-            Ok(_) => self.fault(
-                format!("{}, which is no file", path.display()),
-                "a readable file",
-            ),
+            Ok(_) => self.fault(format!("{}, which is no file", path.display()), "a readable file"),
             Err(error) => self.fault(format!("{}: {error}", path.display()), "a readable file"),
         }
     }

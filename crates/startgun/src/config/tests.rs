@@ -71,20 +71,14 @@ service_addresses = ["203.0.113.53:53"]
 "#;
 
 fn sample(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../docs/samples")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/samples").join(name)
 }
 
 /// What `check` says about a text, without looking for the files that it names.
 fn said(text: &str) -> String {
     match check_text(Path::new("f.toml"), text, false) {
         Ok(summary) => summary.to_string(),
-        Err(faults) => faults
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n"),
+        Err(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
     }
 }
 
@@ -93,46 +87,21 @@ fn the_samples_are_sound_and_mean_what_they_say() {
     let Loaded { config, warnings } = load_master(&sample("master.toml")).expect("a sound sample");
     assert_eq!(warnings, []);
     assert_eq!(config.host.name, "m1");
-    assert_eq!(
-        config.host.fleet.ca,
-        sample("fleet/ca.crt"),
-        "relative to the file"
-    );
+    assert_eq!(config.host.fleet.ca, sample("fleet/ca.crt"), "relative to the file");
     assert_eq!(config.host.state_dir, Path::new("/var/lib/startgun"));
     assert_eq!(config.host.clock_distortion, None);
-    assert_eq!(
-        (config.shards, config.stamp, config.queue_capacity),
-        (0, Stamp::Receipt, 4_096)
-    );
+    assert_eq!((config.shards, config.stamp, config.queue_capacity), (0, Stamp::Receipt, 4_096));
     assert_eq!(config.validated_for, Span::from_secs(3_600));
     assert_eq!(config.fallback_after, Span::from_millis(250));
-    assert_eq!(
-        config.service_addresses,
-        ["203.0.113.53:53".parse().expect("an address")]
-    );
+    assert_eq!(config.service_addresses, ["203.0.113.53:53".parse().expect("an address")]);
     let race = &config.service.races[0];
-    assert_eq!(
-        (race.ttl_s, race.late, race.transmit),
-        (30, LatePolicy::Drop, Transmit::At)
-    );
-    assert_eq!(
-        race.delay,
-        Delay::Cover {
-            share: 1.0,
-            margin: Span::from_millis(5)
-        }
-    );
+    assert_eq!((race.ttl_s, race.late, race.transmit), (30, LatePolicy::Drop, Transmit::At));
+    assert_eq!(race.delay, Delay::Cover { share: 1.0, margin: Span::from_millis(5) });
     assert_eq!(race.late_tolerance, Span::from_millis(2));
-    assert_eq!(
-        race.sites.keys().collect::<Vec<_>>(),
-        ["frankfurt", "tokyo"]
-    );
+    assert_eq!(race.sites.keys().collect::<Vec<_>>(), ["frankfurt", "tokyo"]);
     let zones = &config.service.zones;
     let name = |text: &str| text.parse::<CanonicalName>().expect("a name");
-    assert_eq!(
-        zones.lookup(name("WWW.example.org").as_bytes(), Rtype::A),
-        Lookup::Raced(0)
-    );
+    assert_eq!(zones.lookup(name("WWW.example.org").as_bytes(), Rtype::A), Lookup::Raced(0));
     assert!(
         matches!(zones.lookup(name("example.org").as_bytes(), Rtype::MX), Lookup::Records(set) if set.ttl_s == 3_600)
     );
@@ -149,31 +118,13 @@ fn the_samples_are_sound_and_mean_what_they_say() {
 fn what_is_left_out_has_the_documented_default() {
     // The samples state every default; without those lines nothing may change.
     let master = check_text(Path::new("f.toml"), MASTER, false).expect("a sound text");
-    assert_eq!(
-        master.text,
-        "master m1, service addresses: 1, records: 6, raced names: 1, sites: 1"
-    );
-    let read_master = |text: &str| {
-        read(Path::new("f.toml"), text, false, None, master::read)
-            .expect("a sound text")
-            .config
-    };
-    let (config, stated) = (
-        read_master(MASTER),
-        load_master(&sample("master.toml"))
-            .expect("a sound sample")
-            .config,
-    );
+    assert_eq!(master.text, "master m1, service addresses: 1, records: 6, raced names: 1, sites: 1");
+    let read_master =
+        |text: &str| read(Path::new("f.toml"), text, false, None, master::read).expect("a sound text").config;
+    let (config, stated) = (read_master(MASTER), load_master(&sample("master.toml")).expect("a sound sample").config);
     assert_eq!(config.host.state_dir, stated.host.state_dir);
     assert_eq!(config.host.status_socket, stated.host.status_socket);
-    assert_eq!(
-        (
-            config.host.http_listen,
-            config.host.user,
-            config.host.fleet.revoked
-        ),
-        (None, None, None)
-    );
+    assert_eq!((config.host.http_listen, config.host.user, config.host.fleet.revoked), (None, None, None));
     assert_eq!(
         (config.shards, config.stamp, config.queue_capacity),
         (stated.shards, stated.stamp, stated.queue_capacity)
@@ -182,108 +133,46 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.fallback_after, stated.fallback_after);
     assert_eq!(config.max_total_delay, stated.max_total_delay);
     assert_eq!(config.races_per_source_per_s, stated.races_per_source_per_s);
-    let default = &read_master(&MASTER.replace("cover = 0.9", ""))
-        .service
-        .races[0];
+    let default = &read_master(&MASTER.replace("cover = 0.9", "")).service.races[0];
     let race = &stated.service.races[0];
-    assert_eq!(
-        (default.delay, default.ttl_s, default.late),
-        (race.delay, race.ttl_s, race.late)
-    );
-    assert_eq!(
-        (default.transmit, default.late_tolerance),
-        (race.transmit, race.late_tolerance)
-    );
+    assert_eq!((default.delay, default.ttl_s, default.late), (race.delay, race.ttl_s, race.late));
+    assert_eq!((default.transmit, default.late_tolerance), (race.transmit, race.late_tolerance));
 
-    let read_agent = |text: &str| {
-        read(Path::new("f.toml"), text, false, None, agent::read)
-            .expect("a sound text")
-            .config
-    };
-    let bare = AGENT
-        .replace("departures_per_s = 1000", "")
-        .replace("max_bound_ms = 100", "");
-    let (config, stated) = (
-        read_agent(&bare),
-        load_agent(&sample("agent.toml"))
-            .expect("a sound sample")
-            .config,
-    );
-    assert_eq!(
-        (config.site, config.fast_path_listen),
-        (stated.site, stated.fast_path_listen)
-    );
+    let read_agent =
+        |text: &str| read(Path::new("f.toml"), text, false, None, agent::read).expect("a sound text").config;
+    let bare = AGENT.replace("departures_per_s = 1000", "").replace("max_bound_ms = 100", "");
+    let (config, stated) = (read_agent(&bare), load_agent(&sample("agent.toml")).expect("a sound sample").config);
+    assert_eq!((config.site, config.fast_path_listen), (stated.site, stated.fast_path_listen));
     assert_eq!(config.host.status_socket, stated.host.status_socket);
-    assert_eq!(
-        config.limits.departures_per_s,
-        stated.limits.departures_per_s
-    );
-    assert_eq!(
-        config.limits.departures_per_prefix_per_s,
-        stated.limits.departures_per_prefix_per_s
-    );
-    assert_eq!(
-        config.limits.allow_private_destinations,
-        stated.limits.allow_private_destinations
-    );
-    assert_eq!(
-        (config.max_expected_error, config.max_bound),
-        (stated.max_expected_error, stated.max_bound)
-    );
-    assert_eq!(
-        (config.max_drift_ppm, config.exchange_interval),
-        (stated.max_drift_ppm, stated.exchange_interval)
-    );
+    assert_eq!(config.limits.departures_per_s, stated.limits.departures_per_s);
+    assert_eq!(config.limits.departures_per_prefix_per_s, stated.limits.departures_per_prefix_per_s);
+    assert_eq!(config.limits.allow_private_destinations, stated.limits.allow_private_destinations);
+    assert_eq!((config.max_expected_error, config.max_bound), (stated.max_expected_error, stated.max_bound));
+    assert_eq!((config.max_drift_ppm, config.exchange_interval), (stated.max_drift_ppm, stated.exchange_interval));
     // A default never contradicts a value that was given.
-    let low = read_agent(
-        &AGENT
-            .replace("= 1000", "= 50")
-            .replace("max_bound_ms = 100", "max_bound_ms = 1"),
-    );
-    assert_eq!(
-        (
-            low.limits.departures_per_prefix_per_s,
-            low.max_expected_error
-        ),
-        (50, Span::from_millis(1))
-    );
+    let low = read_agent(&AGENT.replace("= 1000", "= 50").replace("max_bound_ms = 100", "max_bound_ms = 1"));
+    assert_eq!((low.limits.departures_per_prefix_per_s, low.max_expected_error), (50, Span::from_millis(1)));
 }
 
 #[test]
 fn false_clocks_and_signals_are_read_to_the_nanosecond() {
-    let distortion =
-        "[clock_distortion]\noffset_s = -2.5\ndrift_ppm = 12.345\nreference_raw_ns = 7\n\n[clock]";
-    let text =
-        AGENT.replace("[clock]", distortion) + "signal_propagation_ms = { greatest = 20.5 }\n";
-    let config = read(Path::new("f.toml"), &text, false, None, agent::read)
-        .expect("a sound text")
-        .config;
-    let expected = ClockDistortion {
-        offset: Span::from_millis(-2_500),
-        drift_ppb: 12_345,
-        reference_raw_ns: 7,
-    };
+    let distortion = "[clock_distortion]\noffset_s = -2.5\ndrift_ppm = 12.345\nreference_raw_ns = 7\n\n[clock]";
+    let text = AGENT.replace("[clock]", distortion) + "signal_propagation_ms = { greatest = 20.5 }\n";
+    let config = read(Path::new("f.toml"), &text, false, None, agent::read).expect("a sound text").config;
+    let expected = ClockDistortion { offset: Span::from_millis(-2_500), drift_ppb: 12_345, reference_raw_ns: 7 };
     assert_eq!(config.host.clock_distortion, Some(expected));
-    let expected = SignalPropagation {
-        least: Span::ZERO,
-        greatest: Span::from_micros(20_500),
-    };
+    let expected = SignalPropagation { least: Span::ZERO, greatest: Span::from_micros(20_500) };
     assert_eq!(config.masters[0].signal_propagation, Some(expected));
-    let warning = "warning: f.toml:12:1: clock_distortion: found a clock that is wrong on purpose, expected one in labs only";
-    assert_eq!(
-        said(&text),
-        format!("{warning}\nagent tokyo of site tokyo, masters: m1")
-    );
+    let warning =
+        "warning: f.toml:12:1: clock_distortion: found a clock that is wrong on purpose, expected one in labs only";
+    assert_eq!(said(&text), format!("{warning}\nagent tokyo of site tokyo, masters: m1"));
 }
 
 #[test]
 fn doubtful_masters_are_warned_of() {
     let text = MASTER
         .replace("@ NS ns\n", "@ NS ns\n@ NS ns.example.net.\n")
-        .replace(
-            "[\"192.0.2.10\"]",
-            "[\"192.0.2.10\"]\naaaa = [\"2001:db8::1\"]",
-        );
+        .replace("[\"192.0.2.10\"]", "[\"192.0.2.10\"]\naaaa = [\"2001:db8::1\"]");
     let expected = "\
 warning: f.toml:19:1: zone[0].records: found name server ns.example.net. of a raced zone, which is not a service address here, expected every name server to be a master with the same delays
 warning: f.toml:30:1: race[0].fallback: found no addresses in aaaa, which some site has, expected some; a fallback answer else says that the name has no AAAA
@@ -301,31 +190,19 @@ fn a_check_looks_for_what_the_file_names() {
     let zone = "@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 203.0.113.53\n";
     let (before, rest) = text.split_once("records = ").expect("records");
     let after = rest.split_once("\n\n[[race]]").expect("a race").1;
-    fs::write(
-        &path,
-        format!("{before}file = \"example.zone\"\n\n[[race]]{after}"),
-    )
-    .expect("written");
-    fs::write(
-        scratch.path().join("example.zone"),
-        format!("{zone}a A x\n"),
-    )
-    .expect("written");
+    fs::write(&path, format!("{before}file = \"example.zone\"\n\n[[race]]{after}")).expect("written");
+    fs::write(scratch.path().join("example.zone"), format!("{zone}a A x\n")).expect("written");
     fs::write(scratch.path().join("ca.crt"), "").expect("written");
     fs::create_dir(scratch.path().join("m1.key")).expect("made");
     let dir = scratch.path().display();
     let errors = check(&path).expect_err("a faulty file");
     let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let expected = [
-        format!(
-            "{dir}/master.toml:5:8: user: found \"no-such-user\", expected the name of a user of this host"
-        ),
+        format!("{dir}/master.toml:5:8: user: found \"no-such-user\", expected the name of a user of this host"),
         format!(
             "{dir}/master.toml:8:15: fleet.certificate: found {dir}/m1.crt: No such file or directory (os error 2), expected a readable file"
         ),
-        format!(
-            "{dir}/master.toml:9:7: fleet.key: found {dir}/m1.key, which is no file, expected a readable file"
-        ),
+        format!("{dir}/master.toml:9:7: fleet.key: found {dir}/m1.key, which is no file, expected a readable file"),
         format!("{dir}/example.zone:4:5: zone[0].file: found \"x\", expected an IPv4 address"),
     ];
     assert_eq!(found, expected);
@@ -334,15 +211,10 @@ fn a_check_looks_for_what_the_file_names() {
     fs::write(scratch.path().join("m1.crt"), "").expect("written");
     fs::remove_dir(scratch.path().join("m1.key")).expect("removed");
     fs::write(scratch.path().join("m1.key"), "").expect("written");
-    let sound = fs::read_to_string(&path)
-        .expect("read")
-        .replace("user = \"no-such-user\"", "user = \"root\"");
+    let sound = fs::read_to_string(&path).expect("read").replace("user = \"no-such-user\"", "user = \"root\"");
     fs::write(&path, sound).expect("written");
     let summary = check(&path).expect("a sound file");
-    assert_eq!(
-        summary.to_string(),
-        "master m1, service addresses: 1, records: 3, raced names: 1, sites: 1"
-    );
+    assert_eq!(summary.to_string(), "master m1, service addresses: 1, records: 3, raced names: 1, sites: 1");
 }
 
 #[test]
@@ -352,10 +224,7 @@ fn a_daemon_refuses_the_others_file_and_what_is_no_file() {
         Err(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
     };
     let agent = sample("agent.toml");
-    let expected = format!(
-        "{}:10:8: role: found \"agent\", expected \"master\"",
-        agent.display()
-    );
+    let expected = format!("{}:10:8: role: found \"agent\", expected \"master\"", agent.display());
     assert_eq!(faults(load_master(&agent).map(drop)), [expected]);
     let scratch = ScratchDir::new();
     let path = scratch.path().join("missing.toml");
@@ -366,26 +235,19 @@ fn a_daemon_refuses_the_others_file_and_what_is_no_file() {
     );
     assert_eq!(faults(load_agent(&path).map(drop)), [missing]);
     fs::write(&path, b"\xff").expect("written");
-    let binary = format!(
-        "{}: found bytes that are not UTF-8, expected {expected}",
-        path.display()
-    );
+    let binary = format!("{}: found bytes that are not UTF-8, expected {expected}", path.display());
     assert_eq!(faults(check(&path).map(drop)), [binary]);
 }
 
 #[test]
 fn faults_and_tables_are_bounded() {
     let many: String = (0..1_000).map(|n| format!("unknown_{n} = 1\n")).collect();
-    let faults = check_text(Path::new("f.toml"), &format!("{many}{MASTER}"), false)
-        .expect_err("unknown keys");
+    let faults = check_text(Path::new("f.toml"), &format!("{many}{MASTER}"), false).expect_err("unknown keys");
     assert_eq!(faults.len(), 100);
     let masters = "[[master]]\nname = \"m\"\n".repeat(40);
     let text = AGENT.replace("[[master]]\n", &format!("{masters}[[master]]\n"));
     let first = said(&text).lines().next().map(ToOwned::to_owned);
-    assert_eq!(
-        first.as_deref(),
-        Some("f.toml:15:1: master: found 41 of them, expected at most 32")
-    );
+    assert_eq!(first.as_deref(), Some("f.toml:15:1: master: found 41 of them, expected at most 32"));
     let records = "a TXT x\n".repeat(70_000);
     let text = MASTER.replace("mail A 192.0.2.25\n", &records);
     assert_eq!(
@@ -396,11 +258,5 @@ fn faults_and_tables_are_bounded() {
     let expected = format!(
         "f.toml:3:17: status_socket: found 108 bytes of path ({path}), expected at most 107, the limit of Unix sockets"
     );
-    assert_eq!(
-        said(&AGENT.replace(
-            "\n\n[fleet]",
-            &format!("\nstatus_socket = \"{path}\"\n[fleet]")
-        )),
-        expected
-    );
+    assert_eq!(said(&AGENT.replace("\n\n[fleet]", &format!("\nstatus_socket = \"{path}\"\n[fleet]"))), expected);
 }

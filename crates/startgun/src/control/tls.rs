@@ -41,9 +41,7 @@ use files::{Material, Stamps, unsuitable};
 use verify::{Expected, check_chain};
 
 pub use files::TlsFiles;
-pub use identity::{
-    Identity, IdentityError, NameError, Role, check_name, identity_uri, peer_identity,
-};
+pub use identity::{Identity, NameError, Role, check_name, identity_uri, peer_identity};
 pub(crate) use identity::{hexadecimal, parse_uri, single_uri};
 pub use log_gate::LogGate;
 pub use verify::{PeerVerifier, Refusal};
@@ -196,6 +194,7 @@ impl<C: Side> Endpoint<C> {
     }
 
     /// The verifier in force, by which the sessions that are already open can be checked again.
+    #[cfg(test)]
     pub fn verifier(&self) -> Arc<PeerVerifier> {
         Arc::clone(&self.built.verifier)
     }
@@ -223,9 +222,7 @@ impl<C: Side> Endpoint<C> {
         if stamps == self.stamps {
             return Ok(false);
         }
-        let material = self
-            .material
-            .refreshed(&self.files, &self.stamps, &stamps)?;
+        let material = self.material.refreshed(&self.files, &self.stamps, &stamps)?;
         self.built = build(&self.files, &material, self.pinned.as_deref())?;
         self.material = material;
         self.stamps = stamps;
@@ -237,13 +234,7 @@ impl<C: Side> Endpoint<C> {
         let stamps = Stamps::of(files)?;
         let material = Material::read(files)?;
         let built = build(files, &material, pinned.as_deref())?;
-        Ok(Self {
-            files: files.clone(),
-            stamps,
-            material,
-            pinned,
-            built,
-        })
+        Ok(Self { files: files.clone(), stamps, material, pinned, built })
     }
 }
 
@@ -251,6 +242,7 @@ impl<C: Side> Endpoint<C> {
 ///
 /// # Errors
 /// As for [`ServerTls::load`].
+#[cfg(test)]
 pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(ServerTls::load(files)?.config())
 }
@@ -259,6 +251,7 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
 ///
 /// # Errors
 /// As for [`ClientTls::load`].
+#[cfg(test)]
 pub fn client_config(files: &TlsFiles, pinned_master: &str) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(ClientTls::load(files, pinned_master)?.config())
 }
@@ -274,10 +267,7 @@ pub fn unchecked_server_name() -> ServerName<'static> {
 ///
 /// # Errors
 /// rustls', where the handshake is not complete.
-pub fn fast_path_secret<Data>(
-    connection: &ConnectionCommon<Data>,
-    context: &[u8],
-) -> Result<[u8; 32], rustls::Error> {
+pub fn fast_path_secret<Data>(connection: &ConnectionCommon<Data>, context: &[u8]) -> Result<[u8; 32], rustls::Error> {
     connection.export_keying_material([0; 32], FAST_PATH_LABEL, Some(context))
 }
 
@@ -285,14 +275,10 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn build<C: Side>(
-    files: &TlsFiles,
-    material: &Material,
-    pinned: Option<&str>,
-) -> Result<Built<C>, TlsError> {
+fn build<C: Side>(files: &TlsFiles, material: &Material, pinned: Option<&str>) -> Result<Built<C>, TlsError> {
     let chain = &material.pair.chain;
-    let identity = peer_identity(chain)
-        .map_err(|error| unsuitable(&files.certificate, error.to_string(), own_uri(C::OWN)))?;
+    let identity =
+        peer_identity(chain).map_err(|error| unsuitable(&files.certificate, error.to_string(), own_uri(C::OWN)))?;
     if identity.role != C::OWN {
         return Err(unsuitable(
             &files.certificate,
@@ -303,27 +289,14 @@ fn build<C: Side>(
     let verifier = Arc::new(PeerVerifier::new(
         material.anchors.clone(),
         material.revoked.clone(),
-        Expected {
-            role: C::PEER,
-            fleet: identity.fleet.clone(),
-            name: pinned.map(str::to_owned),
-        },
+        Expected { role: C::PEER, fleet: identity.fleet.clone(), name: pinned.map(str::to_owned) },
     ));
     check_own(files, &verifier, chain, &identity)?;
-    let config = C::assemble(
-        chain.clone(),
-        material.pair.key.clone_key(),
-        Arc::clone(&verifier),
-    )
-    .map_err(|error| {
+    let config = C::assemble(chain.clone(), material.pair.key.clone_key(), Arc::clone(&verifier)).map_err(|error| {
         let expected = format!("the private key of {}", files.certificate.display());
         unsuitable(&files.key, format!("another key ({error})"), expected)
     })?;
-    Ok(Built {
-        config: Arc::new(config),
-        verifier,
-        identity,
-    })
+    Ok(Built { config: Arc::new(config), verifier, identity })
 }
 
 /// Would our peers take our own certificate? Better found here than in every handshake.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use startgun_core::time::{LocalTime, Span};
 use startgun_lab::world::{Host, World};
 use startgun_net::host_clock::{Distortion, HostClock};
-use std::collections::{BTreeMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -37,7 +37,10 @@ struct Clock {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Record {
-    Clock { local_ns: i64, clock: Clock },
+    Clock {
+        local_ns: i64,
+        clock: Clock,
+    },
     Departure {
         race: u64,
         client: SocketAddr,

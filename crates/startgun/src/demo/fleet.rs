@@ -27,6 +27,8 @@ pub(super) fn site_of(address: Ipv4Addr) -> Option<usize> {
     ([a, b, c] == SITE_ADDRESSES).then(|| usize::from(last).checked_sub(1)).flatten()
 }
 
+/// A map may hold round trips of more than half a second, beyond what the default of 250 ms lets race.
+const MAX_BOUND_MS: f64 = 1_000.0;
 /// Longest site name in a configuration.
 const SITE_NAME_MAX: usize = 63;
 
@@ -123,7 +125,7 @@ fn agent_toml(world: &World, index: usize) -> String {
     toml += &tables_toml(agent);
     let _ = write!(
         toml,
-        "[limits]\nallow_private_destinations = true\n\
+        "[limits]\nallow_private_destinations = true\n[clock]\nmax_bound_ms = {MAX_BOUND_MS:?}\n\
          [[master]]\nname = \"{}\"\ncontrol = \"{}:{CONTROL_PORT}\"\nservice_addresses = [\"{SERVICE_IPV4}:53\"]\n",
         world.master.id, world.master.ipv4
     );

@@ -51,23 +51,24 @@ pub struct DemoArgs {
     /// A built-in scenario (cities, lan, asymmetric) or a scenario file
     #[arg(long, value_name = "NAME|FILE", default_value = "cities")]
     scenario: String,
-    /// How long the clients ask, counted from readiness
+    /// How long the clients ask, in seconds from readiness on, 1 to 3600
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
-    /// Draws clocks, jitter and loss
+    /// Seed of all that is drawn at random: clocks, jitter, loss
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// The clients' resolvers: every installed one in turn, or a list such as unbound,bind,builtin
+    /// The clients' resolvers: every installed one in turn, or a list of unbound, bind, kresd, pdns, dnsmasq, resolved and
+    /// builtin, separated by commas
     #[arg(long, value_name = "auto|LIST", default_value = "auto")]
     clients: String,
-    /// How to report, on standard output
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Form of the report on standard output
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     report: Format,
     /// Ask for one raced name with `startgun race` from the first client's host before the load, and print the finish on
     /// standard error
     #[arg(long)]
     show_race: bool,
-    /// Keep configurations, logs and audit records in this directory
+    /// Keep configurations, logs and audit records in this directory [default: a temporary one, removed at the end]
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
@@ -241,8 +242,7 @@ impl Stage {
             };
             asks.push((ask, kind, version));
         }
-        let mut stage =
-            Stage { scenario: scenario.clone(), processes, world, directory: directory.to_owned(), asks };
+        let mut stage = Stage { scenario: scenario.clone(), processes, world, directory: directory.to_owned(), asks };
         stage.wait_until_ready(line)?;
         Ok(stage)
     }
@@ -367,7 +367,10 @@ impl Stage {
             let sent = sum(|progress| progress.sent.load(Ordering::Relaxed));
             let answered = sum(|progress| progress.answered.load(Ordering::Relaxed));
             let elapsed = begun.elapsed().as_secs();
-            line.tick(&format!("attempt {attempt}: {elapsed} of {} s, {answered} of {sent} queries answered", args.seconds));
+            line.tick(&format!(
+                "attempt {attempt}: {elapsed} of {} s, {answered} of {sent} queries answered",
+                args.seconds
+            ));
             std::thread::sleep(Duration::from_millis(200));
         }
         let records = loads.into_iter().map(|(_, thread)| finished(thread)).collect::<Result<Vec<_>, _>>()?;
@@ -394,7 +397,8 @@ impl Stage {
     ) -> Result<Report, String> {
         let master = self.master_status()?;
         let sites = &self.scenario.agents;
-        let site_of = |address: Ipv4Addr| fleet::site_of(address).and_then(|index| sites.get(index)).map(String::as_str);
+        let site_of =
+            |address: Ipv4Addr| fleet::site_of(address).and_then(|index| sites.get(index)).map(String::as_str);
         let truths = self.scenario.truth();
         let clients = truths.iter().zip(&self.world.clients).zip(&self.asks).zip(records);
         let clients: Vec<ClientReport> = clients

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason, RevokedCertParams, SanType,
-    SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateSigningRequestDer;
@@ -95,14 +94,8 @@ impl Authority {
         let key = new_key()?;
         let key_pem = key.serialize_pem();
         let params = ca_params(fleet, now)?;
-        let certificate = params
-            .self_signed(&key)
-            .map_err(FleetError::crypto("sign the CA's certificate"))?;
-        let index = Index {
-            fleet: fleet.to_owned(),
-            revoked_list_number: 1,
-            certificates: Vec::new(),
-        };
+        let certificate = params.self_signed(&key).map_err(FleetError::crypto("sign the CA's certificate"))?;
+        let index = Index { fleet: fleet.to_owned(), revoked_list_number: 1, certificates: Vec::new() };
         let issuer = Issuer::new(params, key);
         let revoked = revoked_list(&index, &issuer, now, now + CA_LIFETIME)?;
         create_directory(
@@ -128,13 +121,11 @@ impl Authority {
         let certificate_file = dir.join(CA_CERTIFICATE_FILE);
         let certificate_pem = read_text(&certificate_file)?;
         let key_file = dir.join(CA_KEY_FILE);
-        let key = KeyPair::from_pem(&read_text(&key_file)?).map_err(|error| {
-            FleetError::unsuitable(&key_file, error.to_string(), "the CA's key")
-        })?;
+        let key = KeyPair::from_pem(&read_text(&key_file)?)
+            .map_err(|error| FleetError::unsuitable(&key_file, error.to_string(), "the CA's key"))?;
         let not_after = check_ca(&certificate_file, &certificate_pem, &key, now)?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(|error| {
-            FleetError::unsuitable(&certificate_file, error.to_string(), "a CA certificate")
-        })?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
+            .map_err(|error| FleetError::unsuitable(&certificate_file, error.to_string(), "a CA certificate"))?;
         Ok(Self {
             dir: dir.to_owned(),
             now: whole_seconds(now),
@@ -148,11 +139,7 @@ impl Authority {
 
     /// Issues the first certificate of a name, or the first after all earlier ones were revoked
     /// or have expired.
-    pub(super) fn enroll(
-        &mut self,
-        enrolment: &Enrolment<'_>,
-        role: Role,
-    ) -> Result<Issued, FleetError> {
+    pub(super) fn enroll(&mut self, enrolment: &Enrolment<'_>, role: Role) -> Result<Issued, FleetError> {
         let name = enrolment.name;
         check_holder_name(name)?;
         let holder = self
@@ -228,14 +215,8 @@ impl Authority {
             )));
         }
         let serial = new_serial()?;
-        let leaf = Leaf {
-            fleet: &self.index.fleet,
-            role,
-            name,
-            serial: &serial,
-            not_before: self.now - BACKDATED,
-            not_after,
-        };
+        let leaf =
+            Leaf { fleet: &self.index.fleet, role, name, serial: &serial, not_before: self.now - BACKDATED, not_after };
         let (certificate_pem, key_pem) = match enrolment.csr {
             Some(csr) => {
                 let public_key = read_request(csr, role, name)?;
@@ -246,13 +227,7 @@ impl Authority {
                 (leaf.sign(&key, &self.issuer)?, Some(key.serialize_pem()))
             }
         };
-        let entry = Entry {
-            serial: hexadecimal(&serial),
-            name: (*name).to_owned(),
-            role,
-            not_after,
-            revoked_at: None,
-        };
+        let entry = Entry { serial: hexadecimal(&serial), name: (*name).to_owned(), role, not_after, revoked_at: None };
         let mut index = self.index.clone();
         index.certificates.push(entry.clone());
 
@@ -294,11 +269,7 @@ pub(super) fn request(name: &str, role: Role, out: &Path) -> Result<(), FleetErr
     let csr_file = out.join(format!("{name}.csr"));
     for file in [&key_file, &csr_file] {
         if file.exists() {
-            return Err(FleetError::unsuitable(
-                file,
-                "a file",
-                "none; choose another --out",
-            ));
+            return Err(FleetError::unsuitable(file, "a file", "none; choose another --out"));
         }
     }
     let key = new_key()?;
@@ -334,9 +305,7 @@ impl Leaf<'_> {
         issuer: &Issuer<'_, KeyPair>,
     ) -> Result<String, FleetError> {
         let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, self.name);
+        params.distinguished_name.push(DnType::CommonName, self.name);
         params.subject_alt_names = vec![san_uri(self.fleet, self.role, self.name)?];
         params.serial_number = Some(SerialNumber::from_slice(self.serial));
         params.not_before = self.not_before;
@@ -344,10 +313,7 @@ impl Leaf<'_> {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // Both, so that masters can dial each other one day with the certificates of today.
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params
             .signed_by(public_key, issuer)
@@ -412,25 +378,17 @@ fn read_request(file: &Path, role: Role, name: &str) -> Result<SubjectPublicKeyI
         FleetError::unsuitable(file, found, expected)
     };
     let text = read_text(file)?;
-    let der = CertificateSigningRequestDer::from_pem_slice(text.as_bytes())
-        .map_err(|error| unsuitable(error.to_string()))?;
-    let (_, request) =
-        X509CertificationRequest::from_der(&der).map_err(|error| unsuitable(error.to_string()))?;
-    request
-        .verify_signature()
-        .map_err(|_| unsuitable("a request that its own key did not sign".to_owned()))?;
-    let names = request
-        .requested_extensions()
-        .into_iter()
-        .flatten()
-        .find_map(|extension| match extension {
-            ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
-            _ => None,
-        });
+    let der =
+        CertificateSigningRequestDer::from_pem_slice(text.as_bytes()).map_err(|error| unsuitable(error.to_string()))?;
+    let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| unsuitable(error.to_string()))?;
+    request.verify_signature().map_err(|_| unsuitable("a request that its own key did not sign".to_owned()))?;
+    let names = request.requested_extensions().into_iter().flatten().find_map(|extension| match extension {
+        ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
+        _ => None,
+    });
     // A request of another program carries no URI of ours; the command line decides then.
     if let Some(Ok(uri)) = names.map(|names| single_uri(names)) {
-        let (_, asked_role, asked_name) =
-            parse_uri(uri).map_err(|error| unsuitable(error.to_string()))?;
+        let (_, asked_role, asked_name) = parse_uri(uri).map_err(|error| unsuitable(error.to_string()))?;
         if (asked_role, asked_name.as_str()) != (role, name) {
             return Err(unsuitable(format!("one for the {asked_role} {asked_name}")));
         }
@@ -440,23 +398,12 @@ fn read_request(file: &Path, role: Role, name: &str) -> Result<SubjectPublicKeyI
 }
 
 /// Checks that certificate and key belong together and are a CA's, not expired; when it expires.
-fn check_ca(
-    file: &Path,
-    pem: &str,
-    key: &KeyPair,
-    now: OffsetDateTime,
-) -> Result<OffsetDateTime, FleetError> {
-    let unsuitable = |found: String| {
-        FleetError::unsuitable(
-            file,
-            found,
-            "the CA certificate of the key beside it, not expired",
-        )
-    };
+fn check_ca(file: &Path, pem: &str, key: &KeyPair, now: OffsetDateTime) -> Result<OffsetDateTime, FleetError> {
+    let unsuitable =
+        |found: String| FleetError::unsuitable(file, found, "the CA certificate of the key beside it, not expired");
     let der = rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| unsuitable(error.to_string()))?;
-    let (_, certificate) =
-        X509Certificate::from_der(&der).map_err(|error| unsuitable(error.to_string()))?;
+    let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| unsuitable(error.to_string()))?;
     if !certificate.is_ca() {
         return Err(unsuitable("a certificate that is no CA's".to_owned()));
     }
@@ -465,10 +412,7 @@ fn check_ca(
     }
     let not_after = certificate.validity().not_after.to_datetime();
     if not_after <= now {
-        return Err(unsuitable(format!(
-            "one that expired on {}",
-            not_after.date()
-        )));
+        return Err(unsuitable(format!("one that expired on {}", not_after.date())));
     }
     Ok(not_after)
 }
@@ -496,11 +440,7 @@ fn refuse_occupied(dir: &Path) -> Result<(), FleetError> {
     } else {
         return Ok(());
     };
-    Err(FleetError::unsuitable(
-        dir,
-        found,
-        "a new or empty directory (nothing is overwritten)",
-    ))
+    Err(FleetError::unsuitable(dir, found, "a new or empty directory (nothing is overwritten)"))
 }
 
 /// A new certificate must not replace a file of the host's, except the key where that is the
@@ -510,18 +450,11 @@ fn refuse_existing(file: &Path, enrolment: &Enrolment<'_>) -> Result<(), FleetEr
     if !file.exists() || (is_key && enrolment.csr.is_some()) {
         return Ok(());
     }
-    Err(FleetError::unsuitable(
-        file,
-        "a file",
-        "none (nothing is overwritten); choose another --out",
-    ))
+    Err(FleetError::unsuitable(file, "a file", "none (nothing is overwritten); choose another --out"))
 }
 
 fn san_uri(fleet: &str, role: Role, name: &str) -> Result<SanType, FleetError> {
-    identity_uri(fleet, role, name)
-        .try_into()
-        .map(SanType::URI)
-        .map_err(FleetError::crypto("write the URI"))
+    identity_uri(fleet, role, name).try_into().map(SanType::URI).map_err(FleetError::crypto("write the URI"))
 }
 
 fn new_key() -> Result<KeyPair, FleetError> {
@@ -531,9 +464,7 @@ fn new_key() -> Result<KeyPair, FleetError> {
 
 fn new_serial() -> Result<[u8; SERIAL_BYTES], FleetError> {
     let mut serial = [0; SERIAL_BYTES];
-    SystemRandom::new()
-        .fill(&mut serial)
-        .map_err(|_| FleetError::NoRandomness)?;
+    SystemRandom::new().fill(&mut serial).map_err(|_| FleetError::NoRandomness)?;
     // Positive, and with a first byte that is not zero, so that its length is always the same.
     serial[0] = (serial[0] & 0x7f) | 0x40;
     Ok(serial)
@@ -551,11 +482,7 @@ fn read_text(file: &Path) -> Result<String, FleetError> {
         .map_err(FleetError::io("read", file))?;
     if text.len() as u64 > INPUT_BYTES_MAX {
         let found = format!("more than {INPUT_BYTES_MAX} bytes");
-        return Err(FleetError::unsuitable(
-            file,
-            found,
-            "a file of at most that size",
-        ));
+        return Err(FleetError::unsuitable(file, found, "a file of at most that size"));
     }
     Ok(text)
 }

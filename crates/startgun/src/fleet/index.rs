@@ -96,10 +96,9 @@ impl Index {
         let file = dir.join(INDEX_FILE);
         let mut text = String::new();
         match fs::File::open(&file) {
-            Ok(opened) => opened
-                .take(INDEX_BYTES_MAX)
-                .read_to_string(&mut text)
-                .map_err(FleetError::io("read", &file))?,
+            Ok(opened) => {
+                opened.take(INDEX_BYTES_MAX).read_to_string(&mut text).map_err(FleetError::io("read", &file))?
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(FleetError::unsuitable(
                     dir,
@@ -109,9 +108,8 @@ impl Index {
             }
             Err(error) => return Err(FleetError::io("read", &file)(error)),
         };
-        let index: Self = serde_json::from_str(&text).map_err(|error| {
-            FleetError::unsuitable(&file, error.to_string(), "the index of a fleet")
-        })?;
+        let index: Self = serde_json::from_str(&text)
+            .map_err(|error| FleetError::unsuitable(&file, error.to_string(), "the index of a fleet"))?;
         check_name(&index.fleet)?;
         for entry in &index.certificates {
             check_name(&entry.name)?;
@@ -164,24 +162,18 @@ impl Index {
     pub(super) fn to_table(&self, now: OffsetDateTime) -> String {
         let head = ["NAME", "ROLE", "SERIAL", "EXPIRES IN", "STATE"].map(str::to_owned);
         let rows: Vec<[String; 5]> = std::iter::once(head)
-            .chain(
-                self.certificates
-                    .iter()
-                    .zip(self.states(now))
-                    .map(|(entry, state)| {
-                        [
-                            entry.name.clone(),
-                            entry.role.to_string(),
-                            entry.serial.clone(),
-                            remaining(entry.not_after - now),
-                            state.as_str().to_owned(),
-                        ]
-                    }),
-            )
+            .chain(self.certificates.iter().zip(self.states(now)).map(|(entry, state)| {
+                [
+                    entry.name.clone(),
+                    entry.role.to_string(),
+                    entry.serial.clone(),
+                    remaining(entry.not_after - now),
+                    state.as_str().to_owned(),
+                ]
+            }))
             .collect();
-        let widths: Vec<usize> = (0..4)
-            .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-            .collect();
+        let widths: Vec<usize> =
+            (0..4).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
         let mut table = String::new();
         for row in &rows {
             for (cell, width) in row.iter().zip(&widths) {
@@ -199,15 +191,9 @@ impl Index {
             .certificates
             .iter()
             .zip(self.states(now))
-            .map(|(entry, state)| Listed {
-                entry,
-                expires_in_s: (entry.not_after - now).whole_seconds(),
-                state,
-            })
+            .map(|(entry, state)| Listed { entry, expires_in_s: (entry.not_after - now).whole_seconds(), state })
             .collect();
-        serde_json::to_string_pretty(&listed)
-            .map(|text| text + "\n")
-            .map_err(|error| FleetError::Output(error.into()))
+        serde_json::to_string_pretty(&listed).map(|text| text + "\n").map_err(|error| FleetError::Output(error.into()))
     }
 
     /// The state of each certificate, in the order of the index.
@@ -241,10 +227,7 @@ impl Entry {
         if !self.serial.is_ascii() || !self.serial.len().is_multiple_of(2) {
             return None;
         }
-        (0..self.serial.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&self.serial[at..at + 2], 16).ok())
-            .collect()
+        (0..self.serial.len()).step_by(2).map(|at| u8::from_str_radix(&self.serial[at..at + 2], 16).ok()).collect()
     }
 }
 

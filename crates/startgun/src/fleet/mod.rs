@@ -61,8 +61,8 @@ pub struct FleetArgs {
 enum FleetCommand {
     /// Make the fleet's CA in a new directory
     Init {
-        /// Directory of the CA, new or empty
-        #[arg(long, default_value = DEFAULT_DIR)]
+        /// Directory of the CA, new or empty; keep it, and its ca.key secret
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
         dir: PathBuf,
         /// Name of the fleet, part of every certificate (1 to 63 of a-z, 0-9, -; a letter first)
         #[arg(long, default_value = "fleet")]
@@ -72,45 +72,45 @@ enum FleetCommand {
     Enroll {
         /// Its name (1 to 63 of a-z, 0-9, -; a letter first)
         name: String,
-        /// What it may be
+        /// The role written into the certificate
         #[arg(long)]
         role: Role,
         #[command(flatten)]
         issue: IssueArgs,
     },
-    /// Make key and signing request on the host itself, for `enroll --csr` where the CA is
+    /// Make key and signing request on the host itself, to be signed by `enroll --csr` where the CA is
     Request {
         /// Its name (1 to 63 of a-z, 0-9, -; a letter first)
         name: String,
-        /// What it may be
+        /// The role written into the certificate
         #[arg(long)]
         role: Role,
         /// Directory for NAME.key and NAME.csr [default: ./NAME]
-        #[arg(long)]
+        #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
-    /// Show what was issued
+    /// List the issued certificates
     List {
         /// Directory of the CA (the key is not needed)
-        #[arg(long, default_value = DEFAULT_DIR)]
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
         dir: PathBuf,
-        /// Print JSON
+        /// Print one JSON document instead of the table
         #[arg(long)]
         json: bool,
     },
     /// Issue a new certificate to an enrolled name; the old one stays valid until it expires
     Renew {
-        /// Its name
+        /// Its name, as `fleet list` shows it
         name: String,
         #[command(flatten)]
         issue: IssueArgs,
     },
-    /// Put all certificates of a name on the revoked list
+    /// Put all certificates of a name on the revoked list; copy revoked.crl to every host afterwards
     Revoke {
-        /// Its name
+        /// Its name, as `fleet list` shows it
         name: String,
         /// Directory of the CA
-        #[arg(long, default_value = DEFAULT_DIR)]
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
         dir: PathBuf,
     },
 }
@@ -118,16 +118,16 @@ enum FleetCommand {
 #[derive(Debug, Args)]
 struct IssueArgs {
     /// Directory of the CA
-    #[arg(long, default_value = DEFAULT_DIR)]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     dir: PathBuf,
     /// Directory for NAME.crt, NAME.key, ca.crt and revoked.crl [default: ./NAME]
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Lifetime in days
-    #[arg(long, default_value_t = DEFAULT_DAYS, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    /// Lifetime of the certificate in days, 1 to 3650
+    #[arg(long, value_name = "DAYS", default_value_t = DEFAULT_DAYS, value_parser = clap::value_parser!(u16).range(1..=3650))]
     days: u16,
-    /// Sign this request (PEM) instead of making a key here
-    #[arg(long)]
+    /// Sign this request (PEM, from `fleet request` or another program) instead of making a key here
+    #[arg(long, value_name = "FILE")]
     csr: Option<PathBuf>,
 }
 
@@ -178,11 +178,7 @@ pub enum FleetError {
 
 impl FleetError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
     fn crypto(action: &'static str) -> impl FnOnce(rcgen::Error) -> Self {
@@ -190,11 +186,7 @@ impl FleetError {
     }
 
     fn unsuitable(path: &Path, found: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self::Unsuitable {
-            path: path.to_owned(),
-            found: found.into(),
-            expected: expected.into(),
-        }
+        Self::Unsuitable { path: path.to_owned(), found: found.into(), expected: expected.into() }
     }
 }
 
@@ -250,11 +242,7 @@ fn request(name: &str, role: Role, out: Option<PathBuf>) -> Result<String, Fleet
 
 fn list(dir: &Path, json: bool, now: OffsetDateTime) -> Result<String, FleetError> {
     let index = Index::read(dir)?;
-    if json {
-        index.to_json(now)
-    } else {
-        Ok(index.to_table(now))
-    }
+    if json { index.to_json(now) } else { Ok(index.to_table(now)) }
 }
 
 fn revoke(name: &str, dir: &Path, now: OffsetDateTime) -> Result<String, FleetError> {
@@ -265,9 +253,7 @@ fn revoke(name: &str, dir: &Path, now: OffsetDateTime) -> Result<String, FleetEr
         n => format!("revoked {n} certificates of {name}"),
     };
     let dir = dir.display();
-    Ok(format!(
-        "{head}; now copy {dir}/revoked.crl to every host (it is read again when it changes)\n"
-    ))
+    Ok(format!("{head}; now copy {dir}/revoked.crl to every host (it is read again when it changes)\n"))
 }
 
 fn enrolment<'a>(name: &'a str, issue: &'a IssueArgs) -> Enrolment<'a> {

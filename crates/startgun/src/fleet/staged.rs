@@ -40,11 +40,7 @@ impl Staged {
     pub(super) fn add(&mut self, target: &Path, bytes: &[u8], mode: u32) -> Result<(), FleetError> {
         if target.is_dir() {
             // The rename would fail, when others have been done already.
-            return Err(FleetError::unsuitable(
-                target,
-                "a directory",
-                "a file, or nothing",
-            ));
+            return Err(FleetError::unsuitable(target, "a directory", "a file, or nothing"));
         }
         let temporary = beside(target);
         let mut file = OpenOptions::new()
@@ -53,13 +49,8 @@ impl Staged {
             .mode(mode)
             .open(&temporary)
             .map_err(FleetError::io("create", &temporary))?;
-        self.files.push(StagedFile {
-            temporary: temporary.clone(),
-            target: target.to_owned(),
-        });
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(FleetError::io("write", &temporary))
+        self.files.push(StagedFile { temporary: temporary.clone(), target: target.to_owned() });
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FleetError::io("write", &temporary))
     }
 
     /// Renames all files to their targets, in the order in which they were added, and returns the
@@ -67,8 +58,7 @@ impl Staged {
     pub(super) fn commit(mut self) -> Result<Vec<PathBuf>, FleetError> {
         let mut targets = Vec::with_capacity(self.files.len());
         for file in &self.files {
-            fs::rename(&file.temporary, &file.target)
-                .map_err(FleetError::io("replace", &file.target))?;
+            fs::rename(&file.temporary, &file.target).map_err(FleetError::io("replace", &file.target))?;
             // Synced one by one: the order of the renames is to survive a power failure too.
             sync_directory(parent(&file.target))?;
             targets.push(file.target.clone());
@@ -93,13 +83,9 @@ pub(super) fn create_directory(dir: &Path, files: &[(&str, &[u8], u32)]) -> Resu
     let above = parent(dir);
     fs::create_dir_all(above).map_err(FleetError::io("create", above))?;
     let staging = beside(dir);
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&staging)
-        .map_err(FleetError::io("create", &staging))?;
-    let filled = fill(&staging, files).and_then(|()| {
-        fs::rename(&staging, dir).map_err(FleetError::io("move the new directory to", dir))
-    });
+    fs::DirBuilder::new().mode(0o700).create(&staging).map_err(FleetError::io("create", &staging))?;
+    let filled = fill(&staging, files)
+        .and_then(|()| fs::rename(&staging, dir).map_err(FleetError::io("move the new directory to", dir)));
     if filled.is_err() {
         // Only what `fill` just made is in there.
         let _ = fs::remove_dir_all(&staging);
@@ -138,9 +124,7 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 fn sync_directory(dir: &Path) -> Result<(), FleetError> {
-    File::open(dir)
-        .and_then(|opened| opened.sync_all())
-        .map_err(FleetError::io("sync", dir))
+    File::open(dir).and_then(|opened| opened.sync_all()).map_err(FleetError::io("sync", dir))
 }
 
 #[cfg(test)]
@@ -178,10 +162,7 @@ mod tests {
         staged.add(&target, b"new", PRIVATE).expect("staged");
         staged.commit().expect("committed");
         assert_eq!(fs::read(&target).expect("read"), b"new");
-        let mode = fs::metadata(&target)
-            .expect("metadata")
-            .permissions()
-            .mode();
+        let mode = fs::metadata(&target).expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, PRIVATE);
         assert_eq!(names_in(scratch.path()), ["a"]);
     }

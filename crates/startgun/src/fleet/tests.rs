@@ -40,11 +40,7 @@ impl Drop for ScratchDir {
 
 /// Runs `startgun fleet LINE` as of `now`. Words that contain a slash, and the values of `--dir`
 /// and `--out`, are paths within `scratch`.
-pub(crate) fn fleet_at(
-    scratch: &ScratchDir,
-    line: &str,
-    now: OffsetDateTime,
-) -> Result<String, FleetError> {
+pub(crate) fn fleet_at(scratch: &ScratchDir, line: &str, now: OffsetDateTime) -> Result<String, FleetError> {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
@@ -78,9 +74,7 @@ fn ok(scratch: &ScratchDir, line: &str) -> String {
 /// The text of the error, with the scratch directory's path left out.
 fn refused(scratch: &ScratchDir, line: &str) -> String {
     let error = fleet(scratch, line).expect_err(line);
-    error
-        .to_string()
-        .replace(&format!("{}/", scratch.path().display()), "")
+    error.to_string().replace(&format!("{}/", scratch.path().display()), "")
 }
 
 fn certificate(file: &Path) -> CertificateDer<'static> {
@@ -153,10 +147,7 @@ fn init_never_overwrites() {
 fn enroll_writes_what_a_host_needs() {
     let scratch = ScratchDir::new();
     ok(&scratch, "init --dir fleet --name north");
-    ok(
-        &scratch,
-        "enroll tokyo --role agent --dir fleet --out tokyo --days 30",
-    );
+    ok(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo --days 30");
     let out = scratch.path().join("tokyo");
     assert_eq!(mode(&out.join("tokyo.key")), 0o600);
     for shared in ["ca.crt", "revoked.crl"] {
@@ -164,21 +155,14 @@ fn enroll_writes_what_a_host_needs() {
         assert_eq!(fs::read(out.join(shared)).expect("read"), ours, "{shared}");
     }
     let found = identity(&out.join("tokyo.crt"));
-    assert_eq!(
-        (found.fleet.as_str(), found.role, found.name.as_str()),
-        ("north", Role::Agent, "tokyo")
-    );
+    assert_eq!((found.fleet.as_str(), found.role, found.name.as_str()), ("north", Role::Agent, "tokyo"));
     let left = found.not_after_unix_s - OffsetDateTime::now_utc().unix_timestamp();
     assert!((30 * 86_400 - 60..=30 * 86_400).contains(&left), "{left} s");
     assert_eq!(listed(&scratch)[0]["serial"], found.serial.as_str());
 
     let der = certificate(&out.join("tokyo.crt"));
     let (_, leaf) = X509Certificate::from_der(&der).expect("X.509");
-    let usage = leaf
-        .extended_key_usage()
-        .expect("parsed")
-        .expect("there")
-        .value;
+    let usage = leaf.extended_key_usage().expect("parsed").expect("there").value;
     assert!(usage.server_auth && usage.client_auth);
     assert!(!leaf.is_ca());
 }
@@ -210,14 +194,8 @@ fn a_name_is_enrolled_once() {
     ok(&scratch, "init --dir fleet");
     ok(&scratch, "enroll m1 --role master --dir fleet --out m1");
     let before = snapshot(scratch.path());
-    let error = refused(
-        &scratch,
-        "enroll m1 --role agent --dir fleet --out elsewhere",
-    );
-    assert!(
-        error.starts_with("m1 is enrolled as master until "),
-        "{error}"
-    );
+    let error = refused(&scratch, "enroll m1 --role agent --dir fleet --out elsewhere");
+    assert!(error.starts_with("m1 is enrolled as master until "), "{error}");
     assert!(error.contains("startgun fleet renew m1"), "{error}");
     assert_eq!(snapshot(scratch.path()), before);
 }
@@ -227,24 +205,15 @@ fn enroll_keeps_its_hands_off_files_that_are_there() {
     let scratch = ScratchDir::new();
     ok(&scratch, "init --dir fleet");
     ok(&scratch, "init --dir second");
-    ok(
-        &scratch,
-        "enroll tokyo --role agent --dir second --out tokyo",
-    );
+    ok(&scratch, "enroll tokyo --role agent --dir second --out tokyo");
     let before = snapshot(scratch.path());
     assert_eq!(
-        refused(
-            &scratch,
-            "enroll tokyo --role agent --dir fleet --out tokyo"
-        ),
+        refused(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo"),
         "tokyo/tokyo.crt: found a file, expected none (nothing is overwritten); \
          choose another --out"
     );
     assert_eq!(
-        refused(
-            &scratch,
-            "enroll paris --role agent --dir fleet --out tokyo"
-        ),
+        refused(&scratch, "enroll paris --role agent --dir fleet --out tokyo"),
         "tokyo/ca.crt: found another fleet's CA, expected none, or this fleet's; \
          choose another --out"
     );
@@ -262,10 +231,7 @@ fn a_failed_enrolment_leaves_nothing() {
     let error = refused(&scratch, "enroll tokyo --role agent --dir fleet --out file");
     assert!(error.starts_with("file"), "{error}");
     let error = refused(&scratch, "enroll tokyo --role agent --dir fleet --out host");
-    assert_eq!(
-        error,
-        "host/revoked.crl: found a directory, expected a file, or nothing"
-    );
+    assert_eq!(error, "host/revoked.crl: found a directory, expected a file, or nothing");
     assert_eq!(snapshot(scratch.path()), before);
     assert_eq!(listed(&scratch).len(), 0);
 }
@@ -282,10 +248,8 @@ fn commands_at_the_same_time_lose_no_certificate() {
             scope.spawn(move || ok(scratch, &line));
         }
     });
-    let mut found: Vec<String> = listed(&scratch)
-        .iter()
-        .map(|entry| entry["name"].as_str().expect("text").to_owned())
-        .collect();
+    let mut found: Vec<String> =
+        listed(&scratch).iter().map(|entry| entry["name"].as_str().expect("text").to_owned()).collect();
     found.sort();
     assert_eq!(found, names);
 }
@@ -297,15 +261,11 @@ fn a_certificate_does_not_outlive_its_ca() {
     ok(&scratch, "init --dir fleet");
     let late = start + Duration::days(3_600);
     let line = "enroll tokyo --role agent --dir fleet --out tokyo";
-    let error = fleet_at(&scratch, line, late)
-        .expect_err("too long")
-        .to_string();
+    let error = fleet_at(&scratch, line, late).expect_err("too long").to_string();
     assert!(error.contains("expected at most 50 days"), "{error}");
     fleet_at(&scratch, &format!("{line} --days 49"), late).expect("fits");
     let over = start + Duration::days(3_651);
-    let error = fleet_at(&scratch, line, over)
-        .expect_err("expired CA")
-        .to_string();
+    let error = fleet_at(&scratch, line, over).expect_err("expired CA").to_string();
     assert!(error.contains("found one that expired on"), "{error}");
 }
 
@@ -314,15 +274,9 @@ fn list_shows_name_role_serial_time_and_state() {
     let scratch = ScratchDir::new();
     ok(&scratch, "init --dir fleet");
     ok(&scratch, "enroll m1 --role master --dir fleet --out m1");
-    ok(
-        &scratch,
-        "enroll tokyo --role agent --dir fleet --out tokyo --days 2",
-    );
+    ok(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo --days 2");
     ok(&scratch, "renew tokyo --dir fleet --out tokyo --days 40");
-    ok(
-        &scratch,
-        "enroll paris --role agent --dir fleet --out paris",
-    );
+    ok(&scratch, "enroll paris --role agent --dir fleet --out paris");
     ok(&scratch, "revoke paris --dir fleet");
     let rows: Vec<Vec<String>> = ok(&scratch, "list --dir fleet")
         .lines()
@@ -330,29 +284,15 @@ fn list_shows_name_role_serial_time_and_state() {
         .map(|cells| cells.map(str::to_owned).collect())
         .collect();
     assert_eq!(rows[0], ["NAME", "ROLE", "SERIAL", "EXPIRES IN", "STATE"]);
-    let without_serial: Vec<String> = rows[1..]
-        .iter()
-        .map(|row| format!("{} {} {} {}", row[0], row[1], row[3], row[4]))
-        .collect();
+    let without_serial: Vec<String> =
+        rows[1..].iter().map(|row| format!("{} {} {} {}", row[0], row[1], row[3], row[4])).collect();
     assert_eq!(
         without_serial,
-        [
-            "m1 master 364 d valid",
-            "tokyo agent 1 d superseded",
-            "tokyo agent 39 d valid",
-            "paris agent 364 d revoked",
-        ]
+        ["m1 master 364 d valid", "tokyo agent 1 d superseded", "tokyo agent 39 d valid", "paris agent 364 d revoked",]
     );
     let later = OffsetDateTime::now_utc() + Duration::days(3);
     let table = fleet_at(&scratch, "list --dir fleet", later).expect("listed");
-    assert!(
-        table
-            .lines()
-            .nth(2)
-            .expect("tokyo")
-            .ends_with("-           expired"),
-        "{table}"
-    );
+    assert!(table.lines().nth(2).expect("tokyo").ends_with("-           expired"), "{table}");
     let json = listed(&scratch);
     assert_eq!(json[3]["state"], "revoked");
     assert_eq!(json[3]["role"], "agent");
@@ -374,45 +314,28 @@ fn renew_gives_a_new_key_and_serial_in_the_same_role() {
     assert_eq!((new.role, new.name), (Role::Master, "m1".to_owned()));
     assert!(refused(&scratch, "renew nobody --dir fleet").contains("found no such name"));
     ok(&scratch, "revoke m1 --dir fleet");
-    assert!(
-        refused(&scratch, "renew m1 --dir fleet --out m1")
-            .contains("found its certificate revoked")
-    );
+    assert!(refused(&scratch, "renew m1 --dir fleet --out m1").contains("found its certificate revoked"));
 }
 
 #[test]
 fn revoke_lists_every_serial_of_the_name_and_can_be_repeated() {
     let scratch = ScratchDir::new();
     ok(&scratch, "init --dir fleet");
-    ok(
-        &scratch,
-        "enroll tokyo --role agent --dir fleet --out tokyo",
-    );
+    ok(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo");
     ok(&scratch, "renew tokyo --dir fleet --out tokyo");
-    ok(
-        &scratch,
-        "enroll paris --role agent --dir fleet --out paris",
-    );
+    ok(&scratch, "enroll paris --role agent --dir fleet --out paris");
     assert_eq!(revoked_serials(&scratch), Vec::<String>::new());
     let said = ok(&scratch, "revoke tokyo --dir fleet");
-    assert!(
-        said.starts_with("revoked 2 certificates of tokyo"),
-        "{said}"
-    );
-    let mut expected: Vec<String> = listed(&scratch)[..2]
-        .iter()
-        .map(|entry| entry["serial"].as_str().expect("text").to_owned())
-        .collect();
+    assert!(said.starts_with("revoked 2 certificates of tokyo"), "{said}");
+    let mut expected: Vec<String> =
+        listed(&scratch)[..2].iter().map(|entry| entry["serial"].as_str().expect("text").to_owned()).collect();
     expected.sort();
     assert_eq!(revoked_serials(&scratch), expected);
     assert!(ok(&scratch, "revoke tokyo --dir fleet").starts_with("tokyo was revoked before"));
     assert_eq!(revoked_serials(&scratch), expected);
     assert!(refused(&scratch, "revoke nobody --dir fleet").contains("found no such name"));
     // The name may come back, with a certificate that is not on the list.
-    ok(
-        &scratch,
-        "enroll tokyo --role agent --dir fleet --out again",
-    );
+    ok(&scratch, "enroll tokyo --role agent --dir fleet --out again");
     let back = identity(&scratch.path().join("again/tokyo.crt"));
     assert!(!revoked_serials(&scratch).contains(&back.serial));
 }
@@ -421,8 +344,7 @@ fn revoked_serials(scratch: &ScratchDir) -> Vec<String> {
     use rustls::pki_types::CertificateRevocationListDer;
     let file = scratch.path().join("fleet/revoked.crl");
     let der = CertificateRevocationListDer::from_pem_file(file).expect("a list");
-    let (_, list) =
-        x509_parser::revocation_list::CertificateRevocationList::from_der(&der).expect("parsed");
+    let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(&der).expect("parsed");
     let mut serials: Vec<String> = list
         .iter_revoked_certificates()
         .map(|revoked| crate::control::tls::hexadecimal(revoked.raw_serial()))
@@ -440,17 +362,9 @@ fn a_request_is_signed_without_its_key_leaving_the_host() {
     assert_eq!(mode(&host.join("tokyo.key")), 0o600);
     assert!(refused(&scratch, "request tokyo --role agent --out host").contains("found a file"));
     let request = "--csr host/tokyo.csr";
-    let error = refused(
-        &scratch,
-        &format!("enroll tokyo --role master --dir fleet {request}"),
-    );
-    assert!(error.ends_with(
-        "found one for the agent tokyo, expected a signing request (PEM) for the master tokyo"
-    ));
-    ok(
-        &scratch,
-        &format!("enroll tokyo --role agent --dir fleet --out signed {request}"),
-    );
+    let error = refused(&scratch, &format!("enroll tokyo --role master --dir fleet {request}"));
+    assert!(error.ends_with("found one for the agent tokyo, expected a signing request (PEM) for the master tokyo"));
+    ok(&scratch, &format!("enroll tokyo --role agent --dir fleet --out signed {request}"));
     let signed = scratch.path().join("signed");
     assert!(!signed.join("tokyo.key").exists());
     let der = certificate(&signed.join("tokyo.crt"));
@@ -461,10 +375,7 @@ fn a_request_is_signed_without_its_key_leaving_the_host() {
     assert_eq!(leaf.public_key().raw, key.subject_public_key_info());
     assert_eq!(identity(&signed.join("tokyo.crt")).fleet, "fleet");
     // The same request renews: same key, new serial.
-    ok(
-        &scratch,
-        &format!("renew tokyo --dir fleet --out signed {request}"),
-    );
+    ok(&scratch, &format!("renew tokyo --dir fleet --out signed {request}"));
     assert_eq!(listed(&scratch).len(), 2);
 }
 
@@ -474,22 +385,14 @@ fn a_request_that_was_tampered_with_is_refused() {
     ok(&scratch, "init --dir fleet");
     ok(&scratch, "request tokyo --role agent --out host");
     let file = scratch.path().join("host/tokyo.csr");
-    let mut der = rustls::pki_types::CertificateSigningRequestDer::from_pem_file(&file)
-        .expect("a request")
-        .to_vec();
-    let at = der
-        .windows(b"/agent/tokyo".len())
-        .position(|window| window == b"/agent/tokyo")
-        .expect("the URI");
+    let mut der = rustls::pki_types::CertificateSigningRequestDer::from_pem_file(&file).expect("a request").to_vec();
+    let at = der.windows(b"/agent/tokyo".len()).position(|window| window == b"/agent/tokyo").expect("the URI");
     der[at + 7..at + 12].copy_from_slice(b"kyoto");
     let pem = pem_of("CERTIFICATE REQUEST", &der);
     fs::write(&file, pem).expect("written");
     let line = "enroll kyoto --role agent --dir fleet --out kyoto --csr host/tokyo.csr";
     let error = refused(&scratch, line);
-    assert!(
-        error.contains("found a request that its own key did not sign"),
-        "{error}"
-    );
+    assert!(error.contains("found a request that its own key did not sign"), "{error}");
     fs::write(&file, "nonsense").expect("written");
     assert!(refused(&scratch, line).contains("expected a signing request (PEM)"));
     assert!(!scratch.path().join("kyoto").exists());
@@ -537,20 +440,11 @@ fn a_damaged_index_stops_every_command() {
     for damage in [
         text.replace("\"fleet\":", "\"fleets\":"),
         text[..text.len() / 2].to_owned(),
-        text.replace(
-            "[]",
-            r#"[{"serial":"xyz0","name":"a","role":"agent","not_after":"2030-01-01T00:00:00Z"}]"#,
-        ),
-        text.replace(
-            "[]",
-            r#"[{"serial":"00","name":"a","role":"owner","not_after":"2030-01-01T00:00:00Z"}]"#,
-        ),
+        text.replace("[]", r#"[{"serial":"xyz0","name":"a","role":"agent","not_after":"2030-01-01T00:00:00Z"}]"#),
+        text.replace("[]", r#"[{"serial":"00","name":"a","role":"owner","not_after":"2030-01-01T00:00:00Z"}]"#),
     ] {
         fs::write(&file, &damage).expect("written");
-        let error = refused(
-            &scratch,
-            "enroll tokyo --role agent --dir fleet --out tokyo",
-        );
+        let error = refused(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo");
         assert!(error.starts_with("fleet/fleet.json: found "), "{error}");
     }
 }
@@ -560,17 +454,7 @@ fn a_ca_key_of_another_fleet_is_noticed() {
     let scratch = ScratchDir::new();
     ok(&scratch, "init --dir fleet");
     ok(&scratch, "init --dir second");
-    fs::copy(
-        scratch.path().join("second/ca.key"),
-        scratch.path().join("fleet/ca.key"),
-    )
-    .expect("copied");
-    let error = refused(
-        &scratch,
-        "enroll tokyo --role agent --dir fleet --out tokyo",
-    );
-    assert!(
-        error.starts_with("fleet/ca.crt: found the certificate of another key"),
-        "{error}"
-    );
+    fs::copy(scratch.path().join("second/ca.key"), scratch.path().join("fleet/ca.key")).expect("copied");
+    let error = refused(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo");
+    assert!(error.starts_with("fleet/ca.crt: found the certificate of another key"), "{error}");
 }

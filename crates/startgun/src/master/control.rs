@@ -4,8 +4,9 @@
 //! queues: an agent that does not read is disconnected, it cannot hold anything up.
 
 use super::shards::{ShardInput, Shards};
+use crate::control::Fault;
 use crate::control::channel::Channel;
-use crate::control::tls::{LogGate, Role, ServerTls, fast_path_secret, peer_identity};
+use crate::control::tls::{LogGate, ServerTls, fast_path_secret, peer_identity};
 use startgun_core::control::{ToAgent, ToMaster};
 use startgun_core::master::{AgentStatus, Roster, RosterOutput, Slot};
 use startgun_core::wire::SessionId;
@@ -77,7 +78,12 @@ impl RosterHandle {
 }
 
 /// Runs the roster until its handles are gone.
-pub(super) async fn run_roster(mut roster: Roster, mut events: mpsc::Receiver<Event>, clock: HostClock, shards: Shards) {
+pub(super) async fn run_roster(
+    mut roster: Roster,
+    mut events: mpsc::Receiver<Event>,
+    clock: HostClock,
+    shards: Shards,
+) {
     let mut connections: BTreeMap<Slot, mpsc::Sender<Command>> = BTreeMap::new();
     loop {
         let wait = roster.poll_timeout(clock.now()) - clock.now();
@@ -157,7 +163,7 @@ pub(super) async fn serve(listener: TcpListener, tls: ServerTls, roster: RosterH
             _ = reload.tick() => match server.tls.borrow_mut().reload_if_changed() {
                 Ok(true) => tracing::info!("certificates or revoked list changed: loaded"),
                 Ok(false) => {}
-                Err(error) => server.refuse("certificates", &error.to_string()),
+                Err(error) => server.refuse("certificates", &Fault::new("certificates", error.to_string())),
             },
             accepted = accept(&listener, &handshakes) => {
                 let (stream, peer, permit) = accepted;
@@ -182,10 +188,10 @@ async fn accept(listener: &TcpListener, handshakes: &Arc<tokio::sync::Semaphore>
 }
 
 impl Server {
-    /// Logs a refusal, once a minute per reason.
-    fn refuse(&self, who: &str, reason: &str) {
-        if let Some(suppressed) = self.refusals.borrow_mut().admit(reason, Instant::now()) {
-            tracing::warn!(%who, reason, suppressed, "refused");
+    /// Logs a refusal, once a minute per kind.
+    fn refuse(&self, who: &str, fault: &Fault) {
+        if let Some(suppressed) = self.refusals.borrow_mut().admit(fault.reason, Instant::now()) {
+            tracing::warn!(%who, reason = fault.reason, suppressed, "refused: {}", fault.text);
         }
     }
 
@@ -194,16 +200,19 @@ impl Server {
         let acceptor = TlsAcceptor::from(self.tls.borrow().config());
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.refuse(&peer.ip().to_string(), &error.to_string()),
-            Err(_) => return self.refuse(&peer.ip().to_string(), "the TLS handshake took too long"),
+            Ok(Err(error)) => return self.refuse(&peer.ip().to_string(), &error.into()),
+            Err(_) => {
+                let fault = Fault::new("handshake_timeout", "the TLS handshake took too long");
+                return self.refuse(&peer.ip().to_string(), &fault);
+            }
         };
         drop(permit);
         let chain: Vec<CertificateDer<'static>> =
             stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+        // The handshake has checked role and fleet; this only reads the name.
         let identity = match peer_identity(&chain) {
-            Ok(identity) if identity.role == Role::Agent => identity,
-            Ok(identity) => return self.refuse(&identity.name, "not an agent's certificate"),
-            Err(error) => return self.refuse(&peer.ip().to_string(), &error.to_string()),
+            Ok(identity) => identity,
+            Err(error) => return self.refuse(&peer.ip().to_string(), &Fault::new("no_identity", error.to_string())),
         };
         let (reply, answer) = oneshot::channel();
         let connected = Event::Connected { name: identity.name.clone(), address: peer.ip(), reply };
@@ -211,11 +220,11 @@ impl Server {
             return;
         }
         let Ok(Some((slot, commands))) = answer.await else {
-            return self.refuse(&identity.name, "the roster is full");
+            return self.refuse(&identity.name, &Fault::new("roster_full", "the roster is full"));
         };
         tracing::info!(agent = identity.name, %peer, "connected");
         let reason = self.converse(stream, slot, commands, &chain).await;
-        tracing::info!(agent = identity.name, reason, "disconnected");
+        tracing::info!(agent = identity.name, reason = reason.reason, "disconnected: {}", reason.text);
         let _ = self.roster.0.send(Event::Disconnected(slot)).await;
     }
 
@@ -226,7 +235,7 @@ impl Server {
         slot: Slot,
         mut commands: mpsc::Receiver<Command>,
         chain: &[CertificateDer<'static>],
-    ) -> String {
+    ) -> Fault {
         let mut channel = Channel::new(stream);
         let mut recheck = tokio::time::interval(RELOAD_INTERVAL);
         let mut heard = Instant::now();
@@ -236,33 +245,34 @@ impl Server {
                     Ok(Some(document)) => {
                         heard = Instant::now();
                         if self.roster.0.send(Event::Message(slot, document)).await.is_err() {
-                            return "the master is stopping".into();
+                            return Fault::new("stopping", "the master is stopping");
                         }
                     }
-                    Ok(None) => return "closed by the agent".into(),
-                    Err(error) => return error.to_string(),
+                    Ok(None) => return Fault::new("closed", "closed by the agent"),
+                    Err(error) => return error.into(),
                 },
                 command = commands.recv() => match command {
                     Some(Command::Say(document)) => {
                         if let Err(error) = channel.write(&document).await {
-                            return error.to_string();
+                            return error.into();
                         }
                     }
                     Some(Command::OpenSession(id)) => {
                         match fast_path_secret(channel.stream().get_ref().1, &id.to_be_bytes()) {
                             Ok(secret) => { let _ = self.roster.0.send(Event::Secret(slot, id, secret)).await; }
-                            Err(error) => return error.to_string(),
+                            Err(error) => return Fault::new("tls", error.to_string()),
                         }
                     }
-                    Some(Command::Close) | None => return "closed by the master".into(),
+                    Some(Command::Close) | None => return Fault::new("closed", "closed by the master"),
                 },
                 _ = recheck.tick() => {
                     if let Err(refusal) = self.tls.borrow().recheck(chain) {
-                        self.refuse("an open session", &refusal.to_string());
-                        return refusal.to_string();
+                        let fault = Fault::from(refusal);
+                        self.refuse("an open session", &fault);
+                        return fault;
                     }
                     if heard.elapsed() > SILENCE_TIMEOUT {
-                        return "silent for too long".into();
+                        return Fault::new("silent", "silent for too long");
                     }
                 }
             }

@@ -78,7 +78,14 @@ pub fn run(path: &Path) -> Result<(), String> {
         if let Ok(observer) = observer {
             tokio::task::spawn_local(observe(observer, roster_handle.clone()));
         }
-        let describe = Describe { config: Arc::new(config), epoch, started: Instant::now(), roster: roster_handle, shards: shards.clone(), service };
+        let describe = Describe {
+            config: Arc::new(config),
+            epoch,
+            started: Instant::now(),
+            roster: roster_handle,
+            shards: shards.clone(),
+            service,
+        };
         listeners.serve(tls, &describe).await?;
         tracing::info!(master = describe.config.host.name, "ready");
         startup::termination().await
@@ -161,7 +168,11 @@ impl Listeners {
     fn bind(config: &MasterConfig) -> Result<Self, String> {
         Ok(Listeners {
             control: startup::listen("control_listen", config.control_listen)?,
-            dns: config.service_addresses.iter().map(|address| startup::listen("service address (TCP)", *address)).collect::<Result<_, _>>()?,
+            dns: config
+                .service_addresses
+                .iter()
+                .map(|address| startup::listen("service address (TCP)", *address))
+                .collect::<Result<_, _>>()?,
             http: config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?,
             status: startup::status_socket(&config.host.status_socket)?,
         })

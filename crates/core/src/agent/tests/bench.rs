@@ -30,12 +30,7 @@ pub(super) fn client() -> SocketAddr {
 }
 
 pub(super) fn binding(master: &str, id: SessionId) -> Binding {
-    Binding {
-        id,
-        secret: [id as u8; SECRET_BYTES],
-        master: master.into(),
-        epoch: EPOCH,
-    }
+    Binding { id, secret: [id as u8; SECRET_BYTES], master: master.into(), epoch: EPOCH }
 }
 
 /// `www.cdn.test` (A only, late answers are dropped) and `*.send.cdn.test` (late answers are sent).
@@ -48,12 +43,7 @@ pub(super) fn playbook(last_octet: u8) -> Playbook {
         a: vec![Ipv4Addr::new(192, 0, 2, last_octet)],
         aaaa: vec![],
     };
-    Playbook {
-        races: vec![
-            race("www.cdn.test.", LatePolicy::Drop),
-            race("*.send.cdn.test.", LatePolicy::Send),
-        ],
-    }
+    Playbook { races: vec![race("www.cdn.test.", LatePolicy::Drop), race("*.send.cdn.test.", LatePolicy::Send)] }
 }
 
 pub(super) fn config() -> AgentConfig {
@@ -92,14 +82,7 @@ impl Bench {
         let now = LocalTime::from_nanos(3_000_000_000);
         let binding = binding("m0", 1);
         let (sealers, openers) = keys(&binding);
-        Bench {
-            agent: Agent::new(config, now),
-            now,
-            binding,
-            sealers,
-            openers,
-            race: 100,
-        }
+        Bench { agent: Agent::new(config, now), now, binding, sealers, openers, race: 100 }
     }
 
     pub(super) fn ready_with(config: AgentConfig) -> Self {
@@ -107,10 +90,7 @@ impl Bench {
         bench.welcome(EPOCH);
         bench.begin_session(1);
         bench.hear(ToAgent::Playbook(playbook(1)));
-        bench.hear(ToAgent::Tested {
-            service: service(),
-            passed: true,
-        });
+        bench.hear(ToAgent::Tested { service: service(), passed: true });
         bench.exchanges(8);
         assert_eq!(bench.stand_down(), None);
         bench
@@ -122,28 +102,15 @@ impl Bench {
 
     pub(super) fn welcome(&mut self, epoch: Epoch) {
         let fast_path = address("203.0.113.1:5300");
-        self.hear(ToAgent::Welcome {
-            protocol: 1,
-            master: "m0".into(),
-            epoch,
-            shards: SHARDS,
-            fast_path,
-        });
+        self.hear(ToAgent::Welcome { protocol: 1, master: "m0".into(), epoch, shards: SHARDS, fast_path });
     }
 
     /// Master and agent have a new session.
     pub(super) fn begin_session(&mut self, id: SessionId) {
-        self.binding = Binding {
-            epoch: self.binding.epoch,
-            ..binding("m0", id)
-        };
+        self.binding = Binding { epoch: self.binding.epoch, ..binding("m0", id) };
         (self.sealers, self.openers) = keys(&self.binding);
-        self.agent
-            .handle_session(self.now, 0, id, self.binding.secret);
-        let kept = Output::Control {
-            master: 0,
-            message: ToMaster::SessionKept { id },
-        };
+        self.agent.handle_session(self.now, 0, id, self.binding.secret);
+        let kept = Output::Control { master: 0, message: ToMaster::SessionKept { id } };
         assert!(self.drain().contains(&kept));
     }
 
@@ -176,15 +143,7 @@ impl Bench {
             };
             let received = self.race_now() + WAY;
             self.now = self.now + WAY + WAY;
-            self.seal(
-                0,
-                &[Frame::SyncReply {
-                    exchange,
-                    received,
-                    replied: received,
-                    previous: (0, received),
-                }],
-            );
+            self.seal(0, &[Frame::SyncReply { exchange, received, replied: received, previous: (0, received) }]);
             done += 1;
             if done == count {
                 return;
@@ -197,13 +156,7 @@ impl Bench {
         let frames = self.heard(outputs);
         frames
             .iter()
-            .filter_map(|(_, frame)| {
-                if let Heard::Request(exchange) = frame {
-                    Some(*exchange)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|(_, frame)| if let Heard::Request(exchange) = frame { Some(*exchange) } else { None })
             .collect()
     }
 
@@ -211,13 +164,7 @@ impl Bench {
         let frames = self.heard(outputs);
         frames
             .iter()
-            .filter_map(|(_, frame)| {
-                if let Heard::Receipt(receipt) = frame {
-                    Some(*receipt)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|(_, frame)| if let Heard::Receipt(receipt) = frame { Some(*receipt) } else { None })
             .collect()
     }
 
@@ -231,16 +178,12 @@ impl Bench {
             assert_eq!(*to, address("203.0.113.1:5300"));
             let (_, shard) = crate::wire::session::header(bytes).expect("sealed");
             let mut plain = Vec::new();
-            self.openers[usize::from(shard)]
-                .open(bytes, &mut plain)
-                .expect("opens");
-            heard.extend(
-                frames(&plain).map(|frame| match frame.expect("well-formed") {
-                    Frame::SyncRequest { exchange } => (shard, Heard::Request(exchange)),
-                    Frame::Receipt(receipt) => (shard, Heard::Receipt(receipt)),
-                    other => panic!("{other:?} from an agent"),
-                }),
-            );
+            self.openers[usize::from(shard)].open(bytes, &mut plain).expect("opens");
+            heard.extend(frames(&plain).map(|frame| match frame.expect("well-formed") {
+                Frame::SyncRequest { exchange } => (shard, Heard::Request(exchange)),
+                Frame::Receipt(receipt) => (shard, Heard::Receipt(receipt)),
+                other => panic!("{other:?} from an agent"),
+            }));
         }
         heard
     }
@@ -302,10 +245,7 @@ pub(super) enum Heard {
 pub(super) fn keys(binding: &Binding) -> (Vec<Sealer>, Vec<Opener>) {
     let sealer = |shard| Sealer::new(binding, Direction::MasterToAgent, shard);
     let opener = |shard| Opener::new(binding, Direction::AgentToMaster, shard);
-    (
-        (0..SHARDS).map(sealer).collect(),
-        (0..SHARDS).map(opener).collect(),
-    )
+    ((0..SHARDS).map(sealer).collect(), (0..SHARDS).map(opener).collect())
 }
 
 pub(super) fn www() -> Vec<u8> {
@@ -315,13 +255,7 @@ pub(super) fn www() -> Vec<u8> {
 pub(super) fn departures(outputs: &[Output]) -> Vec<Departure> {
     outputs
         .iter()
-        .filter_map(|output| {
-            if let Output::Depart(departure) = output {
-                Some(departure.clone())
-            } else {
-                None
-            }
-        })
+        .filter_map(|output| if let Output::Depart(departure) = output { Some(departure.clone()) } else { None })
         .collect()
 }
 

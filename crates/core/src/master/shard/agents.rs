@@ -93,7 +93,8 @@ impl Agents {
                 last_reply: None,
             });
         }
-        let agent = self.agents.entry(slot).or_insert_with(|| Agent { view: view.clone(), newest: None, gathered: Vec::new() });
+        let agent =
+            self.agents.entry(slot).or_insert_with(|| Agent { view: view.clone(), newest: None, gathered: Vec::new() });
         agent.newest = view.sessions.last().map(|newest| newest.id);
         agent.view = view;
     }

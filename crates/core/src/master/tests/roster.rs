@@ -14,17 +14,9 @@ fn an_agent_races_after_the_last_step_and_not_before() {
     let slot = bench.connect("tokyo-1");
     let heard = bench.hello(slot, None);
     let [
-        ToAgent::Welcome {
-            master,
-            epoch,
-            shards,
-            ..
-        },
+        ToAgent::Welcome { master, epoch, shards, .. },
         ToAgent::Playbook(playbook),
-        ToAgent::SelfTest {
-            service: tested,
-            token,
-        },
+        ToAgent::SelfTest { service: tested, token },
         ToAgent::Session { id },
     ] = &heard.said[..]
     else {
@@ -32,82 +24,32 @@ fn an_agent_races_after_the_last_step_and_not_before() {
     };
     assert_eq!((master.as_str(), *epoch, *shards), ("m0", Epoch(3), 2));
     assert_eq!(*playbook, shared().playbook("tokyo"));
-    assert_eq!(
-        *tested,
-        service(),
-        "its other address is none of ours, and is not tested"
-    );
+    assert_eq!(*tested, service(), "its other address is none of ours, and is not tested");
     assert_eq!(bench.reason().as_deref(), Some(StandDown::NoSession.text()));
 
     bench.say(slot, ToMaster::SessionKept { id: *id });
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::NoPlaybook.text())
-    );
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::NoPlaybook.text()));
     bench.say(slot, ToMaster::PlaybookKept { version: 1 });
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::NoPlaybook.text()),
-        "not the one that was sent"
-    );
-    bench.say(
-        slot,
-        ToMaster::PlaybookKept {
-            version: playbook.version(),
-        },
-    );
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::SourceTestPending.text())
-    );
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::NoPlaybook.text()), "not the one that was sent");
+    bench.say(slot, ToMaster::PlaybookKept { version: playbook.version() });
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestPending.text()));
     let passed = bench.challenge(service(), *token);
-    assert_eq!(
-        passed.said,
-        [ToAgent::Tested {
-            service: service(),
-            passed: true
-        }]
-    );
+    assert_eq!(passed.said, [ToAgent::Tested { service: service(), passed: true }]);
     assert_eq!(bench.reason().as_deref(), Some("no report yet"));
-    let waiting = AgentReport {
-        stand_down: Some(StandDown::ClockUnset),
-        ..good_report()
-    };
+    let waiting = AgentReport { stand_down: Some(StandDown::ClockUnset), ..good_report() };
     bench.say(slot, ToMaster::Report(waiting));
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::ClockUnset.text())
-    );
-    bench.say(
-        slot,
-        ToMaster::Report(AgentReport {
-            forward_delay: None,
-            ..good_report()
-        }),
-    );
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some("forward delay not yet measured")
-    );
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::ClockUnset.text()));
+    bench.say(slot, ToMaster::Report(AgentReport { forward_delay: None, ..good_report() }));
+    assert_eq!(bench.reason().as_deref(), Some("forward delay not yet measured"));
     let heard = bench.say(slot, ToMaster::Report(good_report()));
     assert_eq!(bench.reason(), None);
 
     let view = heard.published.last().expect("the shards are told");
     assert!(view.racing);
-    assert_eq!(
-        view.fast_path,
-        address("203.0.113.7:5400"),
-        "the connection's address, the hello's port"
-    );
-    assert_eq!(
-        (view.site.as_str(), &view.services[..]),
-        ("tokyo", &[service()][..])
-    );
+    assert_eq!(view.fast_path, address("203.0.113.7:5400"), "the connection's address, the hello's port");
+    assert_eq!((view.site.as_str(), &view.services[..]), ("tokyo", &[service()][..]));
     assert_eq!(view.sessions.len(), 1);
-    assert_eq!(
-        (view.playbook, view.expected_error),
-        (playbook.version(), Span::from_micros(300))
-    );
+    assert_eq!((view.playbook, view.expected_error), (playbook.version(), Span::from_micros(300)));
 }
 
 #[test]
@@ -115,24 +57,9 @@ fn a_playbook_that_the_agent_has_is_not_sent_again() {
     let mut bench = Bench::new();
     let slot = bench.connect("tokyo-1");
     let heard = bench.hello(slot, Some(shared().playbook("tokyo").version()));
-    assert!(
-        !heard
-            .said
-            .iter()
-            .any(|said| matches!(said, ToAgent::Playbook(_))),
-        "{:?}",
-        heard.said
-    );
-    bench.say(
-        slot,
-        ToMaster::SessionKept {
-            id: heard.sessions[0],
-        },
-    );
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::SourceTestPending.text())
-    );
+    assert!(!heard.said.iter().any(|said| matches!(said, ToAgent::Playbook(_))), "{:?}", heard.said);
+    bench.say(slot, ToMaster::SessionKept { id: heard.sessions[0] });
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestPending.text()));
 }
 
 #[test]
@@ -141,58 +68,23 @@ fn ten_challenges_that_do_not_arrive_fail_the_test_and_a_later_one_may_pass() {
     let slot = bench.connect("tokyo-1");
     let first = bench.hello(slot, None);
     let token = first.token().expect("a challenge");
-    bench.say(
-        slot,
-        ToMaster::SessionKept {
-            id: first.sessions[0],
-        },
-    );
-    bench.say(
-        slot,
-        ToMaster::PlaybookKept {
-            version: shared().playbook("tokyo").version(),
-        },
-    );
+    bench.say(slot, ToMaster::SessionKept { id: first.sessions[0] });
+    bench.say(slot, ToMaster::PlaybookKept { version: shared().playbook("tokyo").version() });
 
     let heard = bench.wait(Span::from_millis(6_900), Some(slot));
-    let again = ToAgent::SelfTest {
-        service: service(),
-        token,
-    };
+    let again = ToAgent::SelfTest { service: service(), token };
     // The roster looks four times a second, so ten challenges are spread over ten times 750 ms.
-    assert_eq!(
-        heard.said,
-        vec![again.clone(); 9],
-        "the same token each time"
-    );
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::SourceTestPending.text())
-    );
+    assert_eq!(heard.said, vec![again.clone(); 9], "the same token each time");
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestPending.text()));
     let heard = bench.wait(Span::from_secs(1), Some(slot));
-    assert_eq!(
-        heard.said,
-        [ToAgent::Tested {
-            service: service(),
-            passed: false
-        }]
-    );
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::SourceTestFailed.text())
-    );
-    assert!(
-        bench.challenge(service(), token).said.is_empty(),
-        "too late"
-    );
+    assert_eq!(heard.said, [ToAgent::Tested { service: service(), passed: false }]);
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestFailed.text()));
+    assert!(bench.challenge(service(), token).said.is_empty(), "too late");
 
     let heard = bench.wait(Span::from_millis(10_250), Some(slot));
     let fresh = heard.token().expect("a new test after 10 s");
     assert_ne!(fresh, token);
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::SourceTestPending.text())
-    );
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestPending.text()));
     bench.challenge(service(), fresh);
     assert_eq!(bench.reason(), None);
 }
@@ -205,29 +97,14 @@ fn only_the_right_token_from_the_right_source_passes_once() {
     let mut wrong = token;
     wrong[15] ^= 1;
     assert!(bench.challenge(service(), wrong).said.is_empty());
-    assert!(
-        bench
-            .challenge(address("203.0.113.7:5400"), token)
-            .said
-            .is_empty(),
-        "the agent's own address"
-    );
-    assert!(
-        bench
-            .challenge(address("198.51.100.1:5353"), token)
-            .said
-            .is_empty(),
-        "another port"
-    );
+    assert!(bench.challenge(address("203.0.113.7:5400"), token).said.is_empty(), "the agent's own address");
+    assert!(bench.challenge(address("198.51.100.1:5353"), token).said.is_empty(), "another port");
     for scrap in [&[][..], &[CHALLENGE], &[CHALLENGE; 18]] {
         bench.roster.handle_challenge(bench.now, service(), scrap);
         assert!(bench.heard().said.is_empty());
     }
     assert_eq!(bench.challenge(service(), token).said.len(), 1);
-    assert!(
-        bench.challenge(service(), token).said.is_empty(),
-        "a copy says nothing new"
-    );
+    assert!(bench.challenge(service(), token).said.is_empty(), "a copy says nothing new");
 }
 
 #[test]
@@ -238,25 +115,14 @@ fn a_passed_test_is_repeated_while_the_agent_goes_on_racing() {
     let heard = bench.wait(Span::from_secs(6), Some(slot));
     let token = heard.token().expect("a repeated test after 300 s");
     assert_eq!(bench.reason(), None, "still racing");
-    assert!(
-        heard
-            .published
-            .iter()
-            .all(|view| view.racing && view.services == [service()])
-    );
+    assert!(heard.published.iter().all(|view| view.racing && view.services == [service()]));
     bench.challenge(service(), token);
     assert_eq!(bench.reason(), None);
 
     // The network has changed: the next repetition fails, and the agent is out.
     let heard = bench.wait(Span::from_secs(312), Some(slot));
-    assert!(heard.said.contains(&ToAgent::Tested {
-        service: service(),
-        passed: false
-    }));
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some(StandDown::SourceTestFailed.text())
-    );
+    assert!(heard.said.contains(&ToAgent::Tested { service: service(), passed: false }));
+    assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestFailed.text()));
     let last = heard.published.last().expect("the shards are told");
     assert!(!last.racing && last.services.is_empty());
 }
@@ -282,28 +148,14 @@ fn new_keys_send_once_acknowledged_and_old_ones_open_ten_seconds_more() {
     let heard = bench.wait(REKEY + Span::from_secs(1), Some(slot));
     assert_eq!(heard.sessions.len(), 1, "one successor");
     let second = heard.sessions[0];
-    let ids = |view: &AgentView| {
-        view.sessions
-            .iter()
-            .map(|session| session.id)
-            .collect::<Vec<_>>()
-    };
+    let ids = |view: &AgentView| view.sessions.iter().map(|session| session.id).collect::<Vec<_>>();
     let published = heard.published.last().expect("the shards are told");
-    assert_eq!(
-        ids(published),
-        [second, first],
-        "the last sends: the agent may not have the new one yet"
-    );
+    assert_eq!(ids(published), [second, first], "the last sends: the agent may not have the new one yet");
 
     let heard = bench.say(slot, ToMaster::SessionKept { id: second });
     assert_eq!(ids(heard.published.last().expect("told")), [first, second]);
     let heard = bench.wait(Span::from_millis(9_750), Some(slot));
-    assert!(
-        heard
-            .published
-            .iter()
-            .all(|view| ids(view) == [first, second])
-    );
+    assert!(heard.published.iter().all(|view| ids(view) == [first, second]));
     let heard = bench.wait(Span::from_millis(500), Some(slot));
     assert_eq!(ids(heard.published.last().expect("told")), [second]);
     assert_eq!(bench.reason(), None);
@@ -321,17 +173,12 @@ fn a_connection_that_says_the_wrong_things_is_refused() {
     };
     for (message, words) in [
         (hello(PROTOCOL + 1, vec![service()]), "protocol 2"),
-        (
-            hello(PROTOCOL, vec![service(); MAX_SERVICES + 1]),
-            "65 service addresses, at most 64",
-        ),
+        (hello(PROTOCOL, vec![service(); MAX_SERVICES + 1]), "65 service addresses, at most 64"),
     ] {
         let mut bench = Bench::new();
         let slot = bench.connect("tokyo-1");
         let heard = bench.say(slot, message);
-        let [ToAgent::Refused { reason }] = &heard.said[..] else {
-            panic!("{:?}", heard.said)
-        };
+        let [ToAgent::Refused { reason }] = &heard.said[..] else { panic!("{:?}", heard.said) };
         assert!(reason.contains(words), "{reason}");
         assert_eq!(heard.closed, [slot]);
     }
@@ -356,17 +203,9 @@ fn an_agent_that_lists_none_of_our_addresses_never_races() {
         },
     );
     assert_eq!(heard.token(), None);
-    bench.say(
-        slot,
-        ToMaster::SessionKept {
-            id: heard.sessions[0],
-        },
-    );
+    bench.say(slot, ToMaster::SessionKept { id: heard.sessions[0] });
     bench.say(slot, ToMaster::Report(good_report()));
-    assert_eq!(
-        bench.reason().as_deref(),
-        Some("the agent lists none of this master's service addresses")
-    );
+    assert_eq!(bench.reason().as_deref(), Some("the agent lists none of this master's service addresses"));
 }
 
 #[test]
@@ -378,13 +217,7 @@ fn a_second_connection_of_the_same_name_replaces_the_first() {
     assert_eq!((heard.closed, heard.retired), (vec![first], vec![first]));
     assert_ne!(first, second);
     assert_eq!(bench.roster.status(bench.now).len(), 1);
-    assert!(
-        bench
-            .say(first, ToMaster::Report(good_report()))
-            .published
-            .is_empty(),
-        "the old one is not listened to"
-    );
+    assert!(bench.say(first, ToMaster::Report(good_report())).published.is_empty(), "the old one is not listened to");
 }
 
 #[test]
@@ -404,17 +237,6 @@ fn the_roster_is_bounded() {
     for number in 0..MAX_AGENTS {
         bench.connect(&format!("agent-{number}"));
     }
-    assert_eq!(
-        bench
-            .roster
-            .handle_connected(bench.now, "one-more", [203, 0, 113, 7].into()),
-        None
-    );
-    assert!(
-        bench
-            .roster
-            .handle_connected(bench.now, "agent-5", [203, 0, 113, 7].into())
-            .is_some(),
-        "a known one may"
-    );
+    assert_eq!(bench.roster.handle_connected(bench.now, "one-more", [203, 0, 113, 7].into()), None);
+    assert!(bench.roster.handle_connected(bench.now, "agent-5", [203, 0, 113, 7].into()).is_some(), "a known one may");
 }

@@ -8,17 +8,10 @@ use super::{AGENT, MASTER, said};
 fn assert_said(sound: &str, cases: &[(&str, &str, &str)]) {
     let mut wrong = String::new();
     for (from, to, expected) in cases {
-        assert_eq!(
-            sound.matches(from).count(),
-            1,
-            "{from:?} must be in the sound text once"
-        );
+        assert_eq!(sound.matches(from).count(), 1, "{from:?} must be in the sound text once");
         let found = said(&sound.replace(from, to));
         if found != *expected {
-            let _ = write!(
-                wrong,
-                "\n{from:?} → {to:?}\n--- expected\n{expected}\n--- found\n{found}\n"
-            );
+            let _ = write!(wrong, "\n{from:?} → {to:?}\n--- expected\n{expected}\n--- found\n{found}\n");
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
@@ -27,11 +20,7 @@ fn assert_said(sound: &str, cases: &[(&str, &str, &str)]) {
 #[test]
 fn faulty_masters_are_refused_in_these_words() {
     let cases = [
-        (
-            r#"role = "master""#,
-            "",
-            r#"f.toml:1:1: role: found nothing, expected "master" or "agent""#,
-        ),
+        (r#"role = "master""#, "", r#"f.toml:1:1: role: found nothing, expected "master" or "agent""#),
         (
             r#"role = "master""#,
             r#"role = "server""#,
@@ -109,21 +98,9 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
             "\nbanana = 1\n[fleet]",
             "f.toml:5:1: banana: found an unknown key, expected one of clock_distortion, control_listen, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, role, service, shards, stamp, state_dir, status_socket, user, validated_for_s, zone",
         ),
-        (
-            "\n\n[fleet]",
-            "\nclock_distortion = 1\n[fleet]",
-            "f.toml:5:20: clock_distortion: found 1, expected a table",
-        ),
-        (
-            "ca = \"ca.crt\"\n",
-            "",
-            "f.toml:6:1: fleet.ca: found nothing, expected the path of the fleet's ca.crt",
-        ),
-        (
-            r#"key = "m1.key""#,
-            r#"key = """#,
-            r#"f.toml:9:7: fleet.key: found "", expected a path"#,
-        ),
+        ("\n\n[fleet]", "\nclock_distortion = 1\n[fleet]", "f.toml:5:20: clock_distortion: found 1, expected a table"),
+        ("ca = \"ca.crt\"\n", "", "f.toml:6:1: fleet.ca: found nothing, expected the path of the fleet's ca.crt"),
+        (r#"key = "m1.key""#, r#"key = """#, r#"f.toml:9:7: fleet.key: found "", expected a path"#),
         (
             "203.0.113.53:53",
             "0.0.0.0:53",
@@ -139,11 +116,7 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
             "",
             "f.toml:1:1: service: found nothing, expected at least one [[service]] with the address that resolvers ask",
         ),
-        (
-            "[[service]]",
-            "[service]",
-            "f.toml:11:1: service: found a table, expected tables, each under [[service]]",
-        ),
+        ("[[service]]", "[service]", "f.toml:11:1: service: found a table, expected tables, each under [[service]]"),
         (
             "@ SOA ns hostmaster 1 7200 900 1209600 60\n",
             "",
@@ -196,11 +169,7 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
 f.toml:21:1: zone[0].records: found "a..b", expected a domain name
 f.toml:22:10: zone[0].records: found a quote and no end of it, expected a closing quote on the same line"#,
         ),
-        (
-            "mail A 192.0.2.25",
-            "mail CH A 192.0.2.25",
-            r#"f.toml:20:6: zone[0].records: found "CH", expected class IN"#,
-        ),
+        ("mail A 192.0.2.25", "mail CH A 192.0.2.25", r#"f.toml:20:6: zone[0].records: found "CH", expected class IN"#),
         (
             "mail A 192.0.2.25",
             "mail 4294967295 A 192.0.2.25",
@@ -276,11 +245,7 @@ f.toml:22:10: zone[0].records: found a quote and no end of it, expected a closin
             "margin_ms = 301",
             "f.toml:27:13: race[0].margin_ms: found 301, expected milliseconds, a number from 0 to 300",
         ),
-        (
-            "cover = 0.9",
-            "late = true",
-            r#"f.toml:27:8: race[0].late: found true, expected "drop" or "send""#,
-        ),
+        ("cover = 0.9", "late = true", r#"f.toml:27:8: race[0].late: found true, expected "drop" or "send""#),
         (
             "[race.fallback]\na = [\"192.0.2.1\"]",
             "",

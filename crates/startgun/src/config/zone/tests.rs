@@ -13,19 +13,12 @@ fn scanned(text: &str) -> Vec<String> {
     let (records, faults) = scan(&name("example.org"), text, 100);
     let records = records.iter().map(|placed| {
         let record = &placed.record;
-        let hex: String = record
-            .data
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String = record.data.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{} {} {} {hex}", record.owner, record.ttl_s, record.rtype)
     });
     let faults = faults.iter().map(|fault| {
         let at = fault.at;
-        format!(
-            "{}:{} {}, {}",
-            at.line, at.column, fault.found, fault.expected
-        )
+        format!("{}:{} {}, {}", at.line, at.column, fault.found, fault.expected)
     });
     records.chain(faults).collect()
 }
@@ -71,10 +64,7 @@ fn a_record_without_ttl_takes_the_zones_then_the_last_then_the_default() {
         assert!(faults.is_empty());
         records.iter().map(|placed| placed.record.ttl_s).collect()
     };
-    assert_eq!(
-        ttls("a A 192.0.2.1\na 5 A 192.0.2.2\na A 192.0.2.3"),
-        [3_600, 5, 5]
-    );
+    assert_eq!(ttls("a A 192.0.2.1\na 5 A 192.0.2.2\na A 192.0.2.3"), [3_600, 5, 5]);
     assert_eq!(ttls("a 5 A 192.0.2.2\n$TTL 7\na A 192.0.2.3"), [5, 7]);
 }
 
@@ -115,10 +105,7 @@ a ) A 192.0.2.1
     // What could be made of the lines with faulty quotes and parentheses is beside the point.
     found.retain(|line| !line.contains("TXT 046f") && !line.ends_with("c0000201"));
     assert_eq!(found, expected);
-    assert_eq!(
-        scanned(" A 192.0.2.1"),
-        ["1:2 a record without owner, an owner in the first one"]
-    );
+    assert_eq!(scanned(" A 192.0.2.1"), ["1:2 a record without owner, an owner in the first one"]);
     let (records, faults) = scan(&name("."), "a A 192.0.2.1\nb A 192.0.2.1", 1);
     assert_eq!((records.len(), faults.len()), (1, 1));
     assert_eq!(records[0].record.owner, name("a"));
@@ -182,8 +169,5 @@ fn no_text_is_too_odd() {
         }
         taken += records.len();
     }
-    assert!(
-        taken > 100,
-        "the texts hold {taken} records, too few to show anything"
-    );
+    assert!(taken > 100, "the texts hold {taken} records, too few to show anything");
 }

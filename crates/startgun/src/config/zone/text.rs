@@ -52,19 +52,10 @@ pub(super) struct TextFault {
 }
 
 /// Reads a zone's text, whose names are relative to `apex`. At most `most` records are taken.
-pub(super) fn scan(
-    apex: &CanonicalName,
-    text: &str,
-    most: usize,
-) -> (Vec<PlacedRecord>, Vec<TextFault>) {
+pub(super) fn scan(apex: &CanonicalName, text: &str, most: usize) -> (Vec<PlacedRecord>, Vec<TextFault>) {
     let mut faults = Vec::new();
     let entries = entries(text, &mut faults);
-    let mut scanner = Scanner {
-        origin: apex.clone(),
-        owner: None,
-        default_ttl_s: None,
-        last_ttl_s: None,
-    };
+    let mut scanner = Scanner { origin: apex.clone(), owner: None, default_ttl_s: None, last_ttl_s: None };
     let mut records = Vec::new();
     for entry in &entries {
         if faults.len() >= FAULTS_MAX {
@@ -85,11 +76,7 @@ pub(super) fn scan(
 }
 
 fn fault(at: Position, found: impl Into<String>, expected: impl Into<String>) -> TextFault {
-    TextFault {
-        at,
-        found: found.into(),
-        expected: expected.into(),
-    }
+    TextFault { at, found: found.into(), expected: expected.into() }
 }
 
 /// One token, its escapes still in it.
@@ -101,11 +88,7 @@ struct Token {
 
 impl Token {
     fn wrong<T>(&self, expected: impl Into<String>) -> Result<T, TextFault> {
-        Err(fault(
-            self.at,
-            format!("\"{}\"", excerpt(&self.text)),
-            expected,
-        ))
+        Err(fault(self.at, format!("\"{}\"", excerpt(&self.text)), expected))
     }
 }
 
@@ -126,10 +109,7 @@ fn entries(text: &str, faults: &mut Vec<TextFault>) -> Vec<Entry> {
     let mut open: Option<Position> = None;
     let mut starts_blank = false;
     for (line, content) in text.lines().enumerate() {
-        let place = |column: usize| Position {
-            line: line + 1,
-            column: column + 1,
-        };
+        let place = |column: usize| Position { line: line + 1, column: column + 1 };
         let mut characters = content.chars().enumerate().peekable();
         if open.is_none() {
             starts_blank = content.starts_with(char::is_whitespace);
@@ -138,27 +118,17 @@ fn entries(text: &str, faults: &mut Vec<TextFault>) -> Vec<Entry> {
             match character {
                 ';' => break,
                 '(' if open.is_none() => open = Some(place(column)),
-                '(' => faults.push(fault(
-                    place(column),
-                    "( within parentheses",
-                    "parentheses that are not nested",
-                )),
-                ')' if open.take().is_none() => {
-                    faults.push(fault(place(column), ") alone", "( before it"))
-                }
+                '(' => faults.push(fault(place(column), "( within parentheses", "parentheses that are not nested")),
+                ')' if open.take().is_none() => faults.push(fault(place(column), ") alone", "( before it")),
                 ')' => {}
                 '"' => tokens.push(quoted(&mut characters, place(column), faults)),
                 _ if character.is_whitespace() => {}
                 _ => {
-                    let mut token = Token {
-                        text: character.into(),
-                        is_quoted: false,
-                        at: place(column),
-                    };
+                    let mut token = Token { text: character.into(), is_quoted: false, at: place(column) };
                     let mut is_escaped = character == '\\';
-                    while let Some((_, next)) = characters.next_if(|(_, c)| {
-                        is_escaped || !(c.is_whitespace() || ";()\"".contains(*c))
-                    }) {
+                    while let Some((_, next)) =
+                        characters.next_if(|(_, c)| is_escaped || !(c.is_whitespace() || ";()\"".contains(*c)))
+                    {
                         is_escaped = next == '\\' && !is_escaped;
                         token.text.push(next);
                     }
@@ -168,11 +138,7 @@ fn entries(text: &str, faults: &mut Vec<TextFault>) -> Vec<Entry> {
         }
         if open.is_none() && !tokens.is_empty() {
             let end = place(content.chars().count());
-            entries.push(Entry {
-                tokens: std::mem::take(&mut tokens),
-                continues_owner: starts_blank,
-                end,
-            });
+            entries.push(Entry { tokens: std::mem::take(&mut tokens), continues_owner: starts_blank, end });
         }
     }
     if let Some(at) = open {
@@ -182,34 +148,18 @@ fn entries(text: &str, faults: &mut Vec<TextFault>) -> Vec<Entry> {
 }
 
 /// Reads up to the closing quote, which must be on the same line.
-fn quoted(
-    characters: &mut impl Iterator<Item = (usize, char)>,
-    at: Position,
-    faults: &mut Vec<TextFault>,
-) -> Token {
+fn quoted(characters: &mut impl Iterator<Item = (usize, char)>, at: Position, faults: &mut Vec<TextFault>) -> Token {
     let mut text = String::new();
     let mut is_escaped = false;
     for (_, character) in characters {
         if character == '"' && !is_escaped {
-            return Token {
-                text,
-                is_quoted: true,
-                at,
-            };
+            return Token { text, is_quoted: true, at };
         }
         is_escaped = character == '\\' && !is_escaped;
         text.push(character);
     }
-    faults.push(fault(
-        at,
-        "a quote and no end of it",
-        "a closing quote on the same line",
-    ));
-    Token {
-        text,
-        is_quoted: true,
-        at,
-    }
+    faults.push(fault(at, "a quote and no end of it", "a closing quote on the same line"));
+    Token { text, is_quoted: true, at }
 }
 
 /// What an entry leaves to those after it.
@@ -228,9 +178,7 @@ struct Tokens<'e> {
 
 impl<'e> Tokens<'e> {
     fn next(&mut self, expected: &str) -> Result<&'e Token, TextFault> {
-        self.rest
-            .next()
-            .ok_or_else(|| fault(self.end, "the end of the record", expected))
+        self.rest.next().ok_or_else(|| fault(self.end, "the end of the record", expected))
     }
 
     fn number<T: std::str::FromStr>(&mut self, expected: &str) -> Result<T, TextFault> {
@@ -249,10 +197,7 @@ impl<'e> Tokens<'e> {
 impl Scanner {
     /// Reads one entry; `None` for a directive.
     fn read(&mut self, entry: &Entry) -> Result<Option<PlacedRecord>, TextFault> {
-        let mut tokens = Tokens {
-            rest: entry.tokens.iter(),
-            end: entry.end,
-        };
+        let mut tokens = Tokens { rest: entry.tokens.iter(), end: entry.end };
         let first = &entry.tokens[0];
         if first.text.starts_with('$') && !first.is_quoted {
             tokens.next("a directive")?;
@@ -264,11 +209,7 @@ impl Scanner {
             (false, _) => self.name(tokens.next("an owner")?)?,
             (true, Some(owner)) => owner.clone(),
             (true, None) => {
-                return Err(fault(
-                    first.at,
-                    "a record without owner",
-                    "an owner in the first one",
-                ));
+                return Err(fault(first.at, "a record without owner", "an owner in the first one"));
             }
         };
         // It stays in force even where the rest of the record is faulty.
@@ -277,29 +218,13 @@ impl Scanner {
         let mut nameserver = None;
         let data = self.data(rtype, &mut tokens, &mut nameserver)?;
         if data.len() > DATA_BYTES_MAX {
-            return Err(fault(
-                first.at,
-                format!("{} bytes of data", data.len()),
-                format!("at most {DATA_BYTES_MAX}"),
-            ));
+            return Err(fault(first.at, format!("{} bytes of data", data.len()), format!("at most {DATA_BYTES_MAX}")));
         }
         tokens.finish()?;
         // RFC 2308 section 4 puts $TTL before the last stated one of RFC 1035.
-        let ttl_s = stated_ttl_s
-            .or(self.default_ttl_s)
-            .or(self.last_ttl_s)
-            .unwrap_or(DEFAULT_TTL_S);
-        let record = Record {
-            owner,
-            rtype,
-            ttl_s,
-            data: data.into(),
-        };
-        Ok(Some(PlacedRecord {
-            record,
-            nameserver,
-            at: first.at,
-        }))
+        let ttl_s = stated_ttl_s.or(self.default_ttl_s).or(self.last_ttl_s).unwrap_or(DEFAULT_TTL_S);
+        let record = Record { owner, rtype, ttl_s, data: data.into() };
+        Ok(Some(PlacedRecord { record, nameserver, at: first.at }))
     }
 
     fn direct(&mut self, directive: &Token, tokens: &mut Tokens<'_>) -> Result<(), TextFault> {
@@ -360,15 +285,9 @@ impl Scanner {
                 data.extend_from_slice(name.as_bytes());
                 *nameserver = Some(name);
             }
-            Rtype::CNAME => {
-                data.extend_from_slice(self.name(tokens.next("a domain name")?)?.as_bytes())
-            }
+            Rtype::CNAME => data.extend_from_slice(self.name(tokens.next("a domain name")?)?.as_bytes()),
             Rtype::MX => {
-                data.extend(
-                    tokens
-                        .number::<u16>("a preference from 0 to 65535")?
-                        .to_be_bytes(),
-                );
+                data.extend(tokens.number::<u16>("a preference from 0 to 65535")?.to_be_bytes());
                 data.extend_from_slice(self.name(tokens.next("a mail server's name")?)?.as_bytes());
             }
             Rtype::SOA => {
@@ -396,9 +315,7 @@ impl Scanner {
         if text == "@" && !token.is_quoted {
             return Ok(self.origin.clone());
         }
-        let backslashes = text
-            .strip_suffix('.')
-            .map(|before| before.len() - before.trim_end_matches('\\').len());
+        let backslashes = text.strip_suffix('.').map(|before| before.len() - before.trim_end_matches('\\').len());
         let full = match backslashes {
             Some(count) if count % 2 == 0 => text.to_owned(),
             _ if self.origin.parent().is_none() => format!("{text}."),
@@ -429,9 +346,7 @@ fn string(token: &Token) -> Result<Vec<u8>, TextFault> {
             Some(first) if first.is_ascii_digit() => {
                 let digits = [Some(first), rest.next(), rest.next()];
                 let value = digits.iter().try_fold(0u32, |value, digit| {
-                    digit
-                        .filter(u8::is_ascii_digit)
-                        .map(|digit| value * 10 + u32::from(digit - b'0'))
+                    digit.filter(u8::is_ascii_digit).map(|digit| value * 10 + u32::from(digit - b'0'))
                 });
                 match value.and_then(|value| u8::try_from(value).ok()) {
                     Some(value) => bytes.push(value),
@@ -447,8 +362,6 @@ fn string(token: &Token) -> Result<Vec<u8>, TextFault> {
             bytes[0] = length;
             Ok(bytes)
         }
-        _ => token.wrong(format!(
-            "at most {STRING_BYTES_MAX} bytes in one character string"
-        )),
+        _ => token.wrong(format!("at most {STRING_BYTES_MAX} bytes in one character string")),
     }
 }

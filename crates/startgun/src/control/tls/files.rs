@@ -49,10 +49,7 @@ struct Stamp {
 
 impl Stamp {
     fn of(file: &Path) -> Result<Self, TlsError> {
-        let metadata = fs::metadata(file).map_err(|source| TlsError::Unreadable {
-            file: file.to_owned(),
-            source,
-        })?;
+        let metadata = fs::metadata(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })?;
         Ok(Self {
             modified_s: metadata.mtime(),
             modified_ns: metadata.mtime_nsec(),
@@ -89,10 +86,7 @@ pub(super) struct Pair {
 
 impl Clone for Pair {
     fn clone(&self) -> Self {
-        Self {
-            chain: self.chain.clone(),
-            key: self.key.clone_key(),
-        }
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
     }
 }
 
@@ -110,36 +104,15 @@ pub(super) struct Material {
 impl Material {
     /// Reads everything.
     pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        Ok(Self {
-            anchors: read_anchors(&files.ca)?,
-            pair: read_pair(files)?,
-            revoked: read_revoked(files)?,
-        })
+        Ok(Self { anchors: read_anchors(&files.ca)?, pair: read_pair(files)?, revoked: read_revoked(files)? })
     }
 
     /// Reads what differs between the stamps `before` and `after`, and takes the rest over.
-    pub(super) fn refreshed(
-        &self,
-        files: &TlsFiles,
-        before: &Stamps,
-        after: &Stamps,
-    ) -> Result<Self, TlsError> {
+    pub(super) fn refreshed(&self, files: &TlsFiles, before: &Stamps, after: &Stamps) -> Result<Self, TlsError> {
         Ok(Self {
-            anchors: if before.ca == after.ca {
-                self.anchors.clone()
-            } else {
-                read_anchors(&files.ca)?
-            },
-            pair: if before.pair == after.pair {
-                self.pair.clone()
-            } else {
-                read_pair(files)?
-            },
-            revoked: if before.revoked == after.revoked {
-                self.revoked.clone()
-            } else {
-                read_revoked(files)?
-            },
+            anchors: if before.ca == after.ca { self.anchors.clone() } else { read_anchors(&files.ca)? },
+            pair: if before.pair == after.pair { self.pair.clone() } else { read_pair(files)? },
+            revoked: if before.revoked == after.revoked { self.revoked.clone() } else { read_revoked(files)? },
         })
     }
 }
@@ -159,11 +132,7 @@ fn read_pair(files: &TlsFiles) -> Result<Pair, TlsError> {
     let chain = certificates(&files.certificate)?;
     let bytes = read_bounded(&files.key)?;
     let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
-        unsuitable(
-            &files.key,
-            pem_finding(&error),
-            "a private key in PEM form (-----BEGIN PRIVATE KEY-----)",
-        )
+        unsuitable(&files.key, pem_finding(&error), "a private key in PEM form (-----BEGIN PRIVATE KEY-----)")
     })?;
     Ok(Pair { chain, key })
 }
@@ -183,10 +152,7 @@ fn read_revoked(files: &TlsFiles) -> Result<Option<RevokedLists>, TlsError> {
         vec![CertificateRevocationListDer::from(bytes.as_slice())]
     };
     if lists.is_empty() || lists.len() > CERTIFICATES_MAX {
-        let found = format!(
-            "{} lists (at most {CERTIFICATES_MAX} are read)",
-            lists.len()
-        );
+        let found = format!("{} lists (at most {CERTIFICATES_MAX} are read)", lists.len());
         return Err(unsuitable(file, found, EXPECTED));
     }
     lists
@@ -207,20 +173,14 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .collect::<Result<_, _>>()
         .map_err(|error| unsuitable(file, pem_finding(&error), EXPECTED))?;
     if found.is_empty() || found.len() > CERTIFICATES_MAX {
-        let count = format!(
-            "{} certificates (at most {CERTIFICATES_MAX} are read)",
-            found.len()
-        );
+        let count = format!("{} certificates (at most {CERTIFICATES_MAX} are read)", found.len());
         return Err(unsuitable(file, count, EXPECTED));
     }
     Ok(found)
 }
 
 fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError> {
-    let unreadable = |source| TlsError::Unreadable {
-        file: file.to_owned(),
-        source,
-    };
+    let unreadable = |source| TlsError::Unreadable { file: file.to_owned(), source };
     let mut bytes = Vec::new();
     fs::File::open(file)
         .and_then(|opened| opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
@@ -239,14 +199,6 @@ fn pem_finding(error: &rustls::pki_types::pem::Error) -> String {
     }
 }
 
-pub(super) fn unsuitable(
-    file: &Path,
-    found: impl Into<String>,
-    expected: impl Into<String>,
-) -> TlsError {
-    TlsError::Unsuitable {
-        file: file.to_owned(),
-        found: found.into(),
-        expected: expected.into(),
-    }
+pub(super) fn unsuitable(file: &Path, found: impl Into<String>, expected: impl Into<String>) -> TlsError {
+    TlsError::Unsuitable { file: file.to_owned(), found: found.into(), expected: expected.into() }
 }

@@ -20,9 +20,7 @@ const SCHEME: &str = "startgun://";
 pub const NAME_BYTES_MAX: usize = 63;
 
 /// What the holder of a certificate may be.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The authoritative server that stamps queries and orders races.
@@ -111,15 +109,11 @@ pub struct NameError {
 /// [`NameError`] with the name, where it breaks the rule.
 pub fn check_name(name: &str) -> Result<(), NameError> {
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
-    let all_allowed = name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let all_allowed = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if starts_well && all_allowed && name.len() <= NAME_BYTES_MAX {
         Ok(())
     } else {
-        Err(NameError {
-            found: name.to_owned(),
-        })
+        Err(NameError { found: name.to_owned() })
     }
 }
 
@@ -136,11 +130,9 @@ pub fn identity_uri(fleet: &str, role: Role, name: &str) -> String {
 /// well-formed `startgun://` URI.
 pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<Identity, IdentityError> {
     let first = chain.first().ok_or(IdentityError::NoCertificate)?;
-    let (_, certificate) = X509Certificate::from_der(first)
-        .map_err(|error| IdentityError::Unparsable(error.to_string()))?;
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|error| IdentityError::Unparsable(error.to_string()))?;
+    let (_, certificate) =
+        X509Certificate::from_der(first).map_err(|error| IdentityError::Unparsable(error.to_string()))?;
+    let names = certificate.subject_alternative_name().map_err(|error| IdentityError::Unparsable(error.to_string()))?;
     let general_names = names.map_or(&[][..], |names| &names.value.general_names);
     let uri = single_uri(general_names)?;
     let (fleet, role, name) = parse_uri(uri)?;
@@ -177,13 +169,8 @@ pub(crate) fn single_uri<'a>(names: &[GeneralName<'a>]) -> Result<&'a str, Ident
 /// # Errors
 /// [`IdentityError::BadUri`] with what is wrong.
 pub(crate) fn parse_uri(uri: &str) -> Result<(String, Role, String), IdentityError> {
-    let bad = |reason: String| IdentityError::BadUri {
-        found: uri.to_owned(),
-        reason,
-    };
-    let rest = uri
-        .strip_prefix(SCHEME)
-        .ok_or_else(|| bad(format!("it does not start with {SCHEME}")))?;
+    let bad = |reason: String| IdentityError::BadUri { found: uri.to_owned(), reason };
+    let rest = uri.strip_prefix(SCHEME).ok_or_else(|| bad(format!("it does not start with {SCHEME}")))?;
     let parts: Vec<&str> = rest.split('/').collect();
     let [fleet, role, name] = parts[..] else {
         return Err(bad(format!("it has {} parts, not 3", parts.len())));
@@ -215,18 +202,7 @@ mod tests {
         for good in ["a", "tokyo", "m1", "a-b-c", &"x".repeat(63)] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "1a",
-            "-a",
-            "Tokyo",
-            "a_b",
-            "a.b",
-            "a/b",
-            "tōkyō",
-            "a b",
-            &"x".repeat(64),
-        ] {
+        for bad in ["", "1a", "-a", "Tokyo", "a_b", "a.b", "a/b", "tōkyō", "a b", &"x".repeat(64)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }
@@ -235,10 +211,7 @@ mod tests {
     fn a_uri_is_read_back_as_it_was_written() {
         let uri = identity_uri("fleet", Role::Agent, "tokyo");
         assert_eq!(uri, "startgun://fleet/agent/tokyo");
-        assert_eq!(
-            parse_uri(&uri),
-            Ok(("fleet".to_owned(), Role::Agent, "tokyo".to_owned()))
-        );
+        assert_eq!(parse_uri(&uri), Ok(("fleet".to_owned(), Role::Agent, "tokyo".to_owned())));
     }
 
     #[test]
@@ -253,10 +226,7 @@ mod tests {
             "startgun://fleet/agent/%2e",
             "https://fleet/agent/tokyo",
         ] {
-            assert!(
-                matches!(parse_uri(bad), Err(IdentityError::BadUri { .. })),
-                "{bad}"
-            );
+            assert!(matches!(parse_uri(bad), Err(IdentityError::BadUri { .. })), "{bad}");
         }
     }
 

@@ -39,11 +39,7 @@ impl Default for LogGate {
 impl LogGate {
     /// A gate that opens once per `window` for each reason.
     pub fn new(window: Duration) -> Self {
-        Self {
-            window,
-            reasons: BTreeMap::new(),
-            overflow: None,
-        }
+        Self { window, reasons: BTreeMap::new(), overflow: None }
     }
 
     /// `Some(kept_back)` where this occurrence is to be logged: `kept_back` earlier ones of the
@@ -52,13 +48,9 @@ impl LogGate {
         if !self.reasons.contains_key(reason) && self.reasons.len() >= LOG_GATE_REASONS_MAX {
             let window = self.window;
             // What a silent reason kept back is lost to the log; the caller's counters have it.
-            self.reasons
-                .retain(|_, entry| now.saturating_duration_since(entry.logged_at) < window);
+            self.reasons.retain(|_, entry| now.saturating_duration_since(entry.logged_at) < window);
         }
-        let fresh = Entry {
-            logged_at: now,
-            kept_back: 0,
-        };
+        let fresh = Entry { logged_at: now, kept_back: 0 };
         if let Some(entry) = self.reasons.get_mut(reason) {
             return entry.admit(self.window, now);
         }
@@ -98,14 +90,8 @@ mod tests {
         assert_eq!(gate.admit("revoked", start), Some(0));
         assert_eq!(gate.admit("revoked", start + Duration::from_secs(1)), None);
         assert_eq!(gate.admit("revoked", start + Duration::from_secs(59)), None);
-        assert_eq!(
-            gate.admit("expired", start + Duration::from_secs(59)),
-            Some(0)
-        );
-        assert_eq!(
-            gate.admit("revoked", start + Duration::from_secs(60)),
-            Some(2)
-        );
+        assert_eq!(gate.admit("expired", start + Duration::from_secs(59)), Some(0));
+        assert_eq!(gate.admit("revoked", start + Duration::from_secs(60)), Some(2));
         assert_eq!(gate.admit("revoked", start + Duration::from_secs(61)), None);
     }
 
@@ -113,9 +99,7 @@ mod tests {
     fn many_reasons_share_one_window_and_the_table_stays_bounded() {
         let mut gate = LogGate::default();
         let start = Instant::now();
-        let admitted = (0..10_000)
-            .filter(|i| gate.admit(&format!("reason {i}"), start).is_some())
-            .count();
+        let admitted = (0..10_000).filter(|i| gate.admit(&format!("reason {i}"), start).is_some()).count();
         assert_eq!(admitted, LOG_GATE_REASONS_MAX + 1);
         assert_eq!(gate.reasons.len(), LOG_GATE_REASONS_MAX);
         let later = start + LOG_GATE_WINDOW;

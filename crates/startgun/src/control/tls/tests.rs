@@ -44,12 +44,8 @@ async fn shake(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Outcome 
         Ok((identity_of(chain), secret_of(connection)))
     };
     let (server, client): (io::Result<_>, io::Result<_>) = tokio::join!(serve, dial);
-    let refusal =
-        |error: io::Error| Refusal::of(&error).unwrap_or_else(|| Refusal::Other(error.to_string()));
-    Outcome {
-        server: server.map_err(refusal),
-        client: client.map_err(refusal),
-    }
+    let refusal = |error: io::Error| Refusal::of(&error).unwrap_or_else(|| Refusal::Other(error.to_string()));
+    Outcome { server: server.map_err(refusal), client: client.map_err(refusal) }
 }
 
 fn identity_of(chain: &[CertificateDer<'_>]) -> Identity {
@@ -74,14 +70,8 @@ fn world() -> ScratchDir {
     let scratch = ScratchDir::new();
     ok(&scratch, "init --dir fleet --name north");
     ok(&scratch, "enroll m1 --role master --dir fleet --out m1");
-    ok(
-        &scratch,
-        "enroll tokyo --role agent --dir fleet --out tokyo",
-    );
-    ok(
-        &scratch,
-        "enroll paris --role agent --dir fleet --out paris",
-    );
+    ok(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo");
+    ok(&scratch, "enroll paris --role agent --dir fleet --out paris");
     scratch
 }
 
@@ -135,11 +125,7 @@ fn forged_leaf<'a>(fleet: &'a str, role: Role, name: &'a str) -> Leaf<'a> {
 #[tokio::test]
 async fn a_master_and_an_agent_of_one_fleet_meet() {
     let scratch = world();
-    let outcome = shake(
-        server(&of(&scratch, "m1")),
-        client(&of(&scratch, "tokyo"), "m1"),
-    )
-    .await;
+    let outcome = shake(server(&of(&scratch, "m1")), client(&of(&scratch, "tokyo"), "m1")).await;
     let (agent, server_secret) = outcome.server.expect("the server is content");
     let (master, client_secret) = outcome.client.expect("the client is content");
     assert_eq!((agent.role, agent.name.as_str()), (Role::Agent, "tokyo"));
@@ -152,10 +138,7 @@ async fn a_master_and_an_agent_of_one_fleet_meet() {
 #[tokio::test]
 async fn every_session_exports_another_secret() {
     let scratch = world();
-    let (server, client) = (
-        server(&of(&scratch, "m1")),
-        client(&of(&scratch, "tokyo"), "m1"),
-    );
+    let (server, client) = (server(&of(&scratch, "m1")), client(&of(&scratch, "tokyo"), "m1"));
     let first = shake(Arc::clone(&server), Arc::clone(&client)).await;
     let second = shake(server, client).await;
     let secrets = [first, second].map(|outcome| outcome.client.expect("content").1);
@@ -166,33 +149,22 @@ async fn every_session_exports_another_secret() {
 async fn an_agent_of_another_fleet_is_refused() {
     let scratch = world();
     ok(&scratch, "init --dir second --name north");
-    ok(
-        &scratch,
-        "enroll tokyo --role agent --dir second --out stranger",
-    );
+    ok(&scratch, "enroll tokyo --role agent --dir second --out stranger");
     let stranger = files(&scratch.path().join("stranger"), "tokyo");
     // It trusts our CA, so that only the server can refuse.
     let mut stranger_config = client(&stranger, "m1").as_ref().clone();
     let ours = ClientTls::load(&of(&scratch, "tokyo"), "m1").expect("loaded");
-    stranger_config
-        .dangerous()
-        .set_certificate_verifier(ours.verifier());
+    stranger_config.dangerous().set_certificate_verifier(ours.verifier());
     let outcome = shake(server(&of(&scratch, "m1")), Arc::new(stranger_config)).await;
     assert_eq!(outcome.server.expect_err("refused"), Refusal::UnknownIssuer);
-    assert_eq!(
-        outcome.client.expect_err("refused"),
-        Refusal::ByPeer("UnknownCA".to_owned())
-    );
+    assert_eq!(outcome.client.expect_err("refused"), Refusal::ByPeer("UnknownCA".to_owned()));
 }
 
 #[tokio::test]
 async fn a_master_of_another_fleet_is_refused() {
     let scratch = world();
     ok(&scratch, "init --dir second --name north");
-    ok(
-        &scratch,
-        "enroll m1 --role master --dir second --out stranger",
-    );
+    ok(&scratch, "enroll m1 --role master --dir second --out stranger");
     let stranger = files(&scratch.path().join("stranger"), "m1");
     let outcome = shake(server(&stranger), client(&of(&scratch, "tokyo"), "m1")).await;
     assert_eq!(outcome.client.expect_err("refused"), Refusal::UnknownIssuer);
@@ -210,10 +182,7 @@ async fn one_ca_may_serve_two_fleets_that_stay_apart() {
     let outcome = shake(server(&of(&scratch, "m1")), Arc::new(config)).await;
     assert_eq!(
         outcome.server.expect_err("refused"),
-        Refusal::OtherFleet {
-            found: "south".to_owned(),
-            expected: "north".to_owned()
-        }
+        Refusal::OtherFleet { found: "south".to_owned(), expected: "north".to_owned() }
     );
 }
 
@@ -230,11 +199,7 @@ async fn a_master_that_dials_as_an_agent_is_refused() {
     let outcome = shake(server(&of(&scratch, "m1")), Arc::new(config)).await;
     assert_eq!(
         outcome.server.expect_err("refused"),
-        Refusal::WrongRole {
-            name: "m2".to_owned(),
-            found: Role::Master,
-            expected: Role::Agent
-        }
+        Refusal::WrongRole { name: "m2".to_owned(), found: Role::Master, expected: Role::Agent }
     );
 }
 
@@ -254,17 +219,10 @@ async fn an_agent_that_serves_as_a_master_is_refused() {
 #[tokio::test]
 async fn a_master_of_another_name_than_the_pinned_one_is_refused() {
     let scratch = world();
-    let outcome = shake(
-        server(&of(&scratch, "m1")),
-        client(&of(&scratch, "tokyo"), "m2"),
-    )
-    .await;
+    let outcome = shake(server(&of(&scratch, "m1")), client(&of(&scratch, "tokyo"), "m2")).await;
     assert_eq!(
         outcome.client.expect_err("refused"),
-        Refusal::WrongName {
-            found: "m1".to_owned(),
-            expected: "m2".to_owned()
-        }
+        Refusal::WrongName { found: "m1".to_owned(), expected: "m2".to_owned() }
     );
     assert_eq!(outcome.server.expect_err("refused").reason(), "by_peer");
 }
@@ -288,33 +246,17 @@ async fn expired_and_future_certificates_are_refused_on_both_sides() {
     let scratch = world();
     let now = OffsetDateTime::now_utc();
     let cases = [
-        (
-            now - Duration::days(2),
-            now - Duration::days(1),
-            Refusal::Expired,
-        ),
-        (
-            now + Duration::days(1),
-            now + Duration::days(2),
-            Refusal::NotYetValid,
-        ),
+        (now - Duration::days(2), now - Duration::days(1), Refusal::Expired),
+        (now + Duration::days(1), now + Duration::days(2), Refusal::NotYetValid),
     ];
     for (i, (not_before, not_after, expected)) in cases.into_iter().enumerate() {
         let (agent_name, master_name) = (format!("a{i}"), format!("b{i}"));
-        let dated = |role, name| Leaf {
-            not_before,
-            not_after,
-            ..forged_leaf("north", role, name)
-        };
+        let dated = |role, name| Leaf { not_before, not_after, ..forged_leaf("north", role, name) };
         let agent = forge(&scratch, &agent_name, dated(Role::Agent, &agent_name));
         let outcome = shake(server(&of(&scratch, "m1")), client(&agent, "m1")).await;
         assert_eq!(outcome.server.expect_err("refused"), expected);
         let master = forge(&scratch, &master_name, dated(Role::Master, &master_name));
-        let outcome = shake(
-            server(&master),
-            client(&of(&scratch, "tokyo"), &master_name),
-        )
-        .await;
+        let outcome = shake(server(&master), client(&of(&scratch, "tokyo"), &master_name)).await;
         assert_eq!(outcome.client.expect_err("refused"), expected);
     }
 }
@@ -328,30 +270,17 @@ async fn a_revoked_agent_is_refused_once_the_list_has_arrived() {
     let chain = [CertificateDer::from_pem_file(of(&scratch, "tokyo").certificate).expect("read")];
     assert!(!master.reload_if_changed().expect("nothing changed"));
     assert_eq!(master.recheck(&chain).expect("valid").name, "tokyo");
-    shake(master.config(), Arc::clone(&tokyo))
-        .await
-        .server
-        .expect("content");
+    shake(master.config(), Arc::clone(&tokyo)).await.server.expect("content");
 
     ok(&scratch, "revoke tokyo --dir fleet");
-    fs::copy(
-        scratch.path().join("fleet/revoked.crl"),
-        scratch.path().join("m1/revoked.crl"),
-    )
-    .expect("copied");
+    fs::copy(scratch.path().join("fleet/revoked.crl"), scratch.path().join("m1/revoked.crl")).expect("copied");
     assert!(master.reload_if_changed().expect("reloaded"));
     assert!(!master.reload_if_changed().expect("once"));
     assert_eq!(master.recheck(&chain), Err(Refusal::Revoked));
     let outcome = shake(master.config(), tokyo).await;
     assert_eq!(outcome.server.expect_err("refused"), Refusal::Revoked);
-    assert_eq!(
-        outcome.client.expect_err("refused"),
-        Refusal::ByPeer("CertificateRevoked".to_owned())
-    );
-    shake(master.config(), paris)
-        .await
-        .server
-        .expect("others are let in");
+    assert_eq!(outcome.client.expect_err("refused"), Refusal::ByPeer("CertificateRevoked".to_owned()));
+    shake(master.config(), paris).await.server.expect("others are let in");
 }
 
 #[tokio::test]
@@ -365,9 +294,7 @@ async fn a_revoked_master_is_refused_by_agents() {
     assert_eq!(outcome.client.expect_err("refused"), Refusal::Revoked);
     let mut m1 = of(&scratch, "m1");
     m1.revoked = tokyo.revoked;
-    let error = server_config(&m1)
-        .expect_err("its own list names it")
-        .to_string();
+    let error = server_config(&m1).expect_err("its own list names it").to_string();
     assert!(error.contains("the certificate is revoked"), "{error}");
 }
 
@@ -377,13 +304,8 @@ async fn a_list_of_another_ca_lets_nobody_in() {
     ok(&scratch, "init --dir second");
     let mut m1 = of(&scratch, "m1");
     m1.revoked = Some(scratch.path().join("second/revoked.crl"));
-    let error = server_config(&m1)
-        .expect_err("a list of the wrong CA")
-        .to_string();
-    assert!(
-        error.contains("says nothing about the certificate's issuer"),
-        "{error}"
-    );
+    let error = server_config(&m1).expect_err("a list of the wrong CA").to_string();
+    assert!(error.contains("says nothing about the certificate's issuer"), "{error}");
 }
 
 #[tokio::test]
@@ -395,10 +317,7 @@ async fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
     fs::write(&of(&scratch, "m1").certificate, "half of a certif").expect("written");
     let error = master.reload_if_changed().expect_err("broken").to_string();
     assert!(error.contains("m1.crt: found "), "{error}");
-    shake(master.config(), Arc::clone(&tokyo))
-        .await
-        .client
-        .expect("the old one holds");
+    shake(master.config(), Arc::clone(&tokyo)).await.client.expect("the old one holds");
     ok(&scratch, "renew m1 --dir fleet --out m1");
     assert!(master.reload_if_changed().expect("mended"));
     let (seen, _) = shake(master.config(), tokyo).await.client.expect("content");
@@ -412,16 +331,10 @@ async fn the_list_is_followed_without_reading_the_key_again() {
     let files = of(&scratch, "m1");
     let mut master = ServerTls::load(&files).expect("loaded");
     // Stands for privileges dropped since: same stamp, but not a key any more.
-    let modified = fs::metadata(&files.key)
-        .and_then(|m| m.modified())
-        .expect("metadata");
+    let modified = fs::metadata(&files.key).and_then(|m| m.modified()).expect("metadata");
     let length = fs::metadata(&files.key).expect("metadata").len() as usize;
     fs::write(&files.key, vec![b'x'; length]).expect("written");
-    fs::File::options()
-        .write(true)
-        .open(&files.key)
-        .and_then(|file| file.set_modified(modified))
-        .expect("dated back");
+    fs::File::options().write(true).open(&files.key).and_then(|file| file.set_modified(modified)).expect("dated back");
     ok(&scratch, "revoke tokyo --dir fleet");
     let list = fs::read(scratch.path().join("fleet/revoked.crl")).expect("read");
     fs::write(scratch.path().join("m1/revoked.crl"), list).expect("written");
@@ -439,16 +352,12 @@ async fn a_foreign_ca_with_an_intermediate_works() {
     let root_issuer = Issuer::new(root_params, root_key);
     let middle_key = KeyPair::generate().expect("a key");
     let middle_params = foreign_ca("Issuing CA of a company");
-    let middle = middle_params
-        .signed_by(&middle_key, &root_issuer)
-        .expect("signed");
+    let middle = middle_params.signed_by(&middle_key, &root_issuer).expect("signed");
     let middle_issuer = Issuer::new(middle_params, middle_key);
     fs::write(scratch.path().join("ca.crt"), root.pem()).expect("written");
     let issue = |role, name: &str| {
         let key = KeyPair::generate().expect("a key");
-        let leaf = forged_leaf("north", role, name)
-            .sign(&key, &middle_issuer)
-            .expect("signed");
+        let leaf = forged_leaf("north", role, name).sign(&key, &middle_issuer).expect("signed");
         let mut files = files(scratch.path(), name);
         files.revoked = None;
         fs::write(&files.certificate, leaf + &middle.pem()).expect("written");
@@ -463,9 +372,7 @@ async fn a_foreign_ca_with_an_intermediate_works() {
 
 fn foreign_ca(name: &str) -> rcgen::CertificateParams {
     let mut params = rcgen::CertificateParams::default();
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, name);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params
 }
@@ -515,10 +422,7 @@ fn unfit_files_are_named_with_what_was_found_and_expected() {
     ok(&scratch, "init --dir second");
     let error = with(&|files| files.ca = scratch.path().join("second/ca.crt"));
     assert!(error.starts_with("tokyo/tokyo.crt: found a certificate that peers would refuse"));
-    assert!(
-        error.ends_with("expected one signed by second/ca.crt"),
-        "{error}"
-    );
+    assert!(error.ends_with("expected one signed by second/ca.crt"), "{error}");
 }
 
 #[test]

@@ -15,12 +15,10 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, OtherError,
-    SignatureScheme,
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
 };
 use webpki::{
-    CertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
+    CertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 
 use super::files::RevokedLists;
@@ -133,10 +131,9 @@ impl Refusal {
                 CertificateError::Expired => Refusal::Expired,
                 CertificateError::NotValidYet => Refusal::NotYetValid,
                 CertificateError::Revoked => Refusal::Revoked,
-                CertificateError::Other(OtherError(inner)) => inner
-                    .downcast_ref::<Refusal>()
-                    .cloned()
-                    .unwrap_or_else(|| Refusal::Other(error.to_string())),
+                CertificateError::Other(OtherError(inner)) => {
+                    inner.downcast_ref::<Refusal>().cloned().unwrap_or_else(|| Refusal::Other(error.to_string()))
+                }
                 other => Refusal::Other(other.to_string()),
             },
             other => Refusal::Other(other.to_string()),
@@ -159,9 +156,7 @@ impl Refusal {
     fn from_webpki(error: webpki::Error) -> Self {
         match error {
             // A CA of the same subject but another key yields the signature error.
-            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
-                Refusal::UnknownIssuer
-            }
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => Refusal::UnknownIssuer,
             webpki::Error::CertExpired { .. } => Refusal::Expired,
             webpki::Error::CertNotValidYet { .. } => Refusal::NotYetValid,
             webpki::Error::CertRevoked => Refusal::Revoked,
@@ -189,15 +184,8 @@ pub struct PeerVerifier {
 }
 
 impl PeerVerifier {
-    pub(super) fn new(
-        anchors: Vec<TrustAnchor<'static>>,
-        revoked: Option<RevokedLists>,
-        expected: Expected,
-    ) -> Self {
-        let hints = anchors
-            .iter()
-            .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
-            .collect();
+    pub(super) fn new(anchors: Vec<TrustAnchor<'static>>, revoked: Option<RevokedLists>, expected: Expected) -> Self {
+        let hints = anchors.iter().map(|anchor| DistinguishedName::in_sequence(&anchor.subject)).collect();
         Self {
             anchors,
             hints,
@@ -234,10 +222,7 @@ impl PeerVerifier {
     fn check_identity(&self, identity: &Identity) -> Result<(), Refusal> {
         let expected = &self.expected;
         if identity.fleet != expected.fleet {
-            return Err(Refusal::OtherFleet {
-                found: identity.fleet.clone(),
-                expected: expected.fleet.clone(),
-            });
+            return Err(Refusal::OtherFleet { found: identity.fleet.clone(), expected: expected.fleet.clone() });
         }
         if identity.role != expected.role {
             return Err(Refusal::WrongRole {
@@ -247,10 +232,9 @@ impl PeerVerifier {
             });
         }
         match &expected.name {
-            Some(pinned) if *pinned != identity.name => Err(Refusal::WrongName {
-                found: identity.name.clone(),
-                expected: pinned.clone(),
-            }),
+            Some(pinned) if *pinned != identity.name => {
+                Err(Refusal::WrongName { found: identity.name.clone(), expected: pinned.clone() })
+            }
             _ => Ok(()),
         }
     }
@@ -283,11 +267,7 @@ pub(super) fn check_chain(
         Role::Master => KeyUsage::server_auth(),
         Role::Agent => KeyUsage::client_auth(),
     };
-    let lists: Vec<&CertRevocationList<'_>> = verifier
-        .revoked
-        .iter()
-        .flat_map(|lists| lists.iter())
-        .collect();
+    let lists: Vec<&CertRevocationList<'_>> = verifier.revoked.iter().flat_map(|lists| lists.iter()).collect();
     let revocation = match verifier.revoked {
         None => None,
         Some(_) => Some(

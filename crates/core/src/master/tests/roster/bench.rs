@@ -4,8 +4,7 @@ use crate::control::{AgentReport, ClockFigures, ForwardDelay, PROTOCOL, ToAgent,
 use crate::dns::answer::Addresses;
 use crate::dns::zone::tests::zones;
 use crate::master::{
-    AgentView, Delay, RaceConfig, Roster, RosterConfig, RosterOutput, Service, SharedService, Slot,
-    Transmit,
+    AgentView, Delay, RaceConfig, Roster, RosterConfig, RosterOutput, Service, SharedService, Slot, Transmit,
 };
 use crate::playbook::{LatePolicy, PlaybookVersion};
 use crate::time::{Epoch, LocalTime, Span};
@@ -27,10 +26,7 @@ pub(super) fn service() -> SocketAddr {
 }
 
 pub(super) fn shared() -> SharedService {
-    let addresses = |octet| Addresses {
-        a: vec![Ipv4Addr::new(192, 0, 2, octet)],
-        aaaa: vec![],
-    };
+    let addresses = |octet| Addresses { a: vec![Ipv4Addr::new(192, 0, 2, octet)], aaaa: vec![] };
     let race = |name: &str| RaceConfig {
         name: name.parse().expect("a name"),
         ttl_s: 30,
@@ -38,17 +34,10 @@ pub(super) fn shared() -> SharedService {
         transmit: Transmit::At,
         late: LatePolicy::Drop,
         late_tolerance: Span::from_millis(2),
-        sites: BTreeMap::from([
-            ("tokyo".to_owned(), addresses(1)),
-            ("paris".to_owned(), addresses(2)),
-        ]),
+        sites: BTreeMap::from([("tokyo".to_owned(), addresses(1)), ("paris".to_owned(), addresses(2))]),
         fallback: addresses(99),
     };
-    Arc::new(Service {
-        master: "m0".into(),
-        zones: zones(),
-        races: vec![race("www.cdn.test"), race("*.cdn.test")],
-    })
+    Arc::new(Service { master: "m0".into(), zones: zones(), races: vec![race("www.cdn.test"), race("*.cdn.test")] })
 }
 
 pub(super) struct Bench {
@@ -68,13 +57,7 @@ pub(super) struct Heard {
 
 impl Heard {
     pub(super) fn token(&self) -> Option<[u8; 16]> {
-        self.said.iter().find_map(|said| {
-            if let ToAgent::SelfTest { token, .. } = said {
-                Some(*token)
-            } else {
-                None
-            }
-        })
+        self.said.iter().find_map(|said| if let ToAgent::SelfTest { token, .. } = said { Some(*token) } else { None })
     }
 }
 
@@ -88,16 +71,11 @@ impl Bench {
             fast_path: address("0.0.0.0:5300"),
             rekey_interval: REKEY,
         };
-        Bench {
-            roster: Roster::new(config, [5; 32]),
-            now: LocalTime::from_nanos(0),
-        }
+        Bench { roster: Roster::new(config, [5; 32]), now: LocalTime::from_nanos(0) }
     }
 
     pub(super) fn connect(&mut self, name: &str) -> Slot {
-        self.roster
-            .handle_connected(self.now, name, [203, 0, 113, 7].into())
-            .expect("room")
+        self.roster.handle_connected(self.now, name, [203, 0, 113, 7].into()).expect("room")
     }
 
     pub(super) fn say(&mut self, slot: Slot, message: ToMaster) -> Heard {
@@ -123,8 +101,7 @@ impl Bench {
                 RosterOutput::Say(_, message) => heard.said.push(message),
                 RosterOutput::OpenSession(slot, id) => {
                     heard.sessions.push(id);
-                    self.roster
-                        .handle_session(self.now, slot, id, [id as u8; SECRET_BYTES]);
+                    self.roster.handle_session(self.now, slot, id, [id as u8; SECRET_BYTES]);
                 }
                 RosterOutput::Publish(view) => heard.published.push(view),
                 RosterOutput::Retire(slot) => heard.retired.push(slot),
@@ -144,8 +121,7 @@ impl Bench {
             self.roster.handle_timeout(self.now);
             calls += 1;
             if let Some(slot) = reporting.filter(|_| calls % 4 == 0) {
-                self.roster
-                    .handle_message(self.now, slot, ToMaster::Report(good_report()));
+                self.roster.handle_message(self.now, slot, ToMaster::Report(good_report()));
             }
             let new = self.heard();
             heard.said.extend(new.said);
@@ -174,12 +150,7 @@ impl Bench {
         let heard = self.hello(slot, None);
         let id = heard.sessions[0];
         self.say(slot, ToMaster::SessionKept { id });
-        self.say(
-            slot,
-            ToMaster::PlaybookKept {
-                version: shared().playbook("tokyo").version(),
-            },
-        );
+        self.say(slot, ToMaster::PlaybookKept { version: shared().playbook("tokyo").version() });
         self.challenge(service(), heard.token().expect("a challenge"));
         self.say(slot, ToMaster::Report(good_report()));
         assert_eq!(self.reason(), None);
@@ -199,11 +170,7 @@ pub(super) fn good_report() -> AgentReport {
             samples: 9,
             steps: 0,
         }),
-        forward_delay: Some(ForwardDelay {
-            p99: Span::from_millis(20),
-            greatest: Span::from_millis(21),
-            samples: 9,
-        }),
+        forward_delay: Some(ForwardDelay { p99: Span::from_millis(20), greatest: Span::from_millis(21), samples: 9 }),
         lateness: None,
         counters: BTreeMap::new(),
     }

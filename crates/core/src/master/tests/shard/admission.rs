@@ -13,19 +13,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 fn a_race_is_amended_a_limited_number_of_times() {
     let mut bench = Bench::new(config());
     bench.ask(4_000, www(0));
-    let amended = (1..20)
-        .filter(|&id| bench.ask(4_000 + id, www(id)).orders.len() == 3)
-        .count();
+    let amended = (1..20).filter(|&id| bench.ask(4_000 + id, www(id)).orders.len() == 3).count();
     assert_eq!(amended, 8);
     assert_eq!(bench.count("queries_repeated_answered"), 1);
 }
 
 #[test]
 fn an_unvalidated_source_gets_tc_until_it_has_used_tcp_and_again_when_that_is_long_ago() {
-    let mut bench = Bench::new(ShardConfig {
-        validated_for: Span::from_secs(10),
-        ..config()
-    });
+    let mut bench = Bench::new(ShardConfig { validated_for: Span::from_secs(10), ..config() });
     bench.shard.handle_validated(bench.now, client(1).ip());
     bench.now = bench.now + Span::from_secs(10);
     assert_eq!(bench.ask(4_000, www(1)).orders.len(), 3);
@@ -46,12 +41,7 @@ fn answers_with_tc_to_one_prefix_are_limited() {
     let mut answered = 0;
     for number in 0..1_000u32 {
         let source = SocketAddr::from(([198, 18, 0, number as u8], 4_000));
-        let arrival = Arrival {
-            service: 0,
-            source,
-            received_at: bench.now,
-            bytes: www(number as u16),
-        };
+        let arrival = Arrival { service: 0, source, received_at: bench.now, bytes: www(number as u16) };
         bench.shard.handle_arrival(arrival);
         bench.shard.handle_next(bench.now);
         answered += bench.heard().replies.len();
@@ -72,23 +62,13 @@ fn what_is_no_query_never_races() {
         (vec![0; 11], None),
         (www(7)[..20].to_vec(), Some(Rcode::FORMERR)),
         (update, Some(Rcode::NOTIMP)),
-        (
-            query_bytes("example.org", Rtype::A, None),
-            Some(Rcode::REFUSED),
-        ),
-        (
-            query_bytes("www.cdn.test", Rtype::TXT, None),
-            Some(Rcode::NOERROR),
-        ),
+        (query_bytes("example.org", Rtype::A, None), Some(Rcode::REFUSED)),
+        (query_bytes("www.cdn.test", Rtype::TXT, None), Some(Rcode::NOERROR)),
     ] {
         let heard = bench.ask(4_000, bytes.clone());
         assert_eq!(heard.orders.len(), 0, "{bytes:?}");
-        let found = heard.replies.first().map(|(_, reply)| {
-            Message::from_octets(reply)
-                .expect("a message")
-                .header()
-                .rcode()
-        });
+        let found =
+            heard.replies.first().map(|(_, reply)| Message::from_octets(reply).expect("a message").header().rcode());
         assert_eq!(found, code, "{bytes:?}");
     }
 }
@@ -97,40 +77,20 @@ fn what_is_no_query_never_races() {
 fn the_queue_is_bounded_and_says_so() {
     let mut bench = Bench::new(config());
     for id in 0..6 {
-        let arrival = Arrival {
-            service: 0,
-            source: client(4_000),
-            received_at: bench.now,
-            bytes: www(id),
-        };
+        let arrival = Arrival { service: 0, source: client(4_000), received_at: bench.now, bytes: www(id) };
         bench.shard.handle_arrival(arrival);
     }
     assert_eq!(bench.count("queries_dropped_queue_full"), 2);
-    assert_eq!(
-        (0..9)
-            .filter(|_| bench.shard.handle_next(bench.now))
-            .count(),
-        4
-    );
+    assert_eq!((0..9).filter(|_| bench.shard.handle_next(bench.now)).count(), 4);
 }
 
 #[test]
 fn a_source_has_a_budget_of_races_and_then_plain_answers() {
-    let mut bench = Bench::new(ShardConfig {
-        races_per_source_per_s: 5,
-        ..config()
-    });
+    let mut bench = Bench::new(ShardConfig { races_per_source_per_s: 5, ..config() });
     let mut raced = 0;
     for number in 0..20 {
-        let heard = bench.ask(
-            4_000,
-            query_bytes(&format!("n{number}.cdn.test"), Rtype::AAAA, None),
-        );
-        assert_eq!(
-            heard.orders.len() / 3 + heard.replies.len(),
-            1,
-            "one or the other"
-        );
+        let heard = bench.ask(4_000, query_bytes(&format!("n{number}.cdn.test"), Rtype::AAAA, None));
+        assert_eq!(heard.orders.len() / 3 + heard.replies.len(), 1, "one or the other");
         raced += heard.orders.len() / 3;
     }
     assert_eq!(raced, 5);
@@ -151,10 +111,7 @@ fn a_query_too_long_for_an_order_is_answered_without_a_race() {
     let heard = bench.ask(4_000, long);
     assert_eq!((heard.orders.len(), heard.replies.len()), (0, 1));
     let reply = Message::from_octets(heard.replies[0].1.clone()).expect("a message");
-    assert_eq!(
-        (reply.header().rcode(), reply.header_counts().ancount()),
-        (Rcode::NOERROR, 1)
-    );
+    assert_eq!((reply.header().rcode(), reply.header_counts().ancount()), (Rcode::NOERROR, 1));
 }
 
 #[test]
@@ -162,10 +119,7 @@ fn the_table_of_races_is_bounded_and_the_rest_is_answered() {
     let mut bench = Bench::new(config());
     (2..=3).for_each(|slot| bench.shard.handle_agent_gone(slot));
     let ask = |bench: &mut Bench, number: u32| {
-        bench.ask(
-            4_000,
-            query_bytes(&format!("n{number}.cdn.test"), Rtype::AAAA, None),
-        )
+        bench.ask(4_000, query_bytes(&format!("n{number}.cdn.test"), Rtype::AAAA, None))
     };
     for number in 0..65_536 {
         assert_eq!(ask(&mut bench, number).orders.len(), 1, "race {number}");
@@ -173,11 +127,7 @@ fn the_table_of_races_is_bounded_and_the_rest_is_answered() {
     let heard = ask(&mut bench, 65_536);
     assert_eq!((heard.orders.len(), heard.replies.len()), (0, 1));
     assert_eq!(bench.count("answers_fallback_table_full"), 1);
-    assert_eq!(
-        bench.wait(Span::from_secs(1)).replies.len(),
-        65_536,
-        "each gets its fallback"
-    );
+    assert_eq!(bench.wait(Span::from_secs(1)).replies.len(), 65_536, "each gets its fallback");
     assert_eq!(bench.shard.open_races(), 0);
 }
 
@@ -186,18 +136,10 @@ fn the_table_of_validated_sources_forgets_the_oldest() {
     let mut bench = Bench::new(config());
     for number in 0..65_536u32 {
         let source = Ipv4Addr::from_bits(0x0b00_0000 + number).into();
-        bench
-            .shard
-            .handle_validated(bench.now + Span::from_nanos(1 + i64::from(number)), source);
+        bench.shard.handle_validated(bench.now + Span::from_nanos(1 + i64::from(number)), source);
     }
     let heard = bench.ask(4_000, www(7));
-    assert_eq!(
-        (heard.orders.len(), heard.replies.len()),
-        (0, 1),
-        "the first has to validate itself again"
-    );
-    bench
-        .shard
-        .handle_validated(bench.now + Span::from_secs(1), client(1).ip());
+    assert_eq!((heard.orders.len(), heard.replies.len()), (0, 1), "the first has to validate itself again");
+    bench.shard.handle_validated(bench.now + Span::from_secs(1), client(1).ip());
     assert_eq!(bench.ask(4_000, www(8)).orders.len(), 3);
 }

@@ -5,15 +5,14 @@ use crate::dns::answer::Addresses;
 use crate::dns::answer::tests::query_bytes;
 use crate::dns::zone::tests::zones;
 use crate::master::{
-    AgentView, Arrival, Delay, Output, RaceConfig, Service, Shard, ShardConfig, SharedService,
-    Slot, Stamp, Transmit,
+    AgentView, Arrival, Delay, Output, RaceConfig, Service, Shard, ShardConfig, SharedService, Slot, Stamp, Transmit,
 };
 use crate::playbook::LatePolicy;
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
 use crate::wire::session::SECRET_BYTES;
 use crate::wire::{
-    Binding, Direction, Frame, MAX_DATAGRAM, Opener, Receipt, ReceiptOutcome, Sealer, SessionId,
-    TransmitIdentifier, frame::frames,
+    Binding, Direction, Frame, MAX_DATAGRAM, Opener, Receipt, ReceiptOutcome, Sealer, SessionId, TransmitIdentifier,
+    frame::frames,
 };
 use domain::base::Rtype;
 use std::collections::BTreeMap;
@@ -35,14 +34,8 @@ pub(super) fn client(port: u16) -> SocketAddr {
 
 /// `www.cdn.test` answers A from every site, `*.cdn.test` only AAAA.
 pub(super) fn service(delay: Delay) -> SharedService {
-    let four = |octet| Addresses {
-        a: vec![Ipv4Addr::new(192, 0, 2, octet)],
-        aaaa: vec![],
-    };
-    let six = |group| Addresses {
-        a: vec![],
-        aaaa: vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, group)],
-    };
+    let four = |octet| Addresses { a: vec![Ipv4Addr::new(192, 0, 2, octet)], aaaa: vec![] };
+    let six = |group| Addresses { a: vec![], aaaa: vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, group)] };
     let race = |name: &str, sites: Vec<Addresses>, fallback| RaceConfig {
         name: name.parse().expect("a name"),
         ttl_s: 30,
@@ -50,22 +43,14 @@ pub(super) fn service(delay: Delay) -> SharedService {
         transmit: Transmit::At,
         late: LatePolicy::Drop,
         late_tolerance: Span::from_millis(2),
-        sites: sites
-            .into_iter()
-            .enumerate()
-            .map(|(site, addresses)| (format!("site{site}"), addresses))
-            .collect(),
+        sites: sites.into_iter().enumerate().map(|(site, addresses)| (format!("site{site}"), addresses)).collect(),
         fallback,
     };
     let races = vec![
         race("www.cdn.test", (0..3).map(four).collect(), four(99)),
         race("*.cdn.test", (0..3).map(six).collect(), six(99)),
     ];
-    Arc::new(Service {
-        master: "m0".into(),
-        zones: zones(),
-        races,
-    })
+    Arc::new(Service { master: "m0".into(), zones: zones(), races })
 }
 
 pub(super) fn config() -> ShardConfig {
@@ -85,12 +70,7 @@ pub(super) fn config() -> ShardConfig {
 }
 
 pub(super) fn binding(id: SessionId) -> Binding {
-    Binding {
-        id,
-        secret: [id as u8; SECRET_BYTES],
-        master: "m0".into(),
-        epoch: EPOCH,
-    }
+    Binding { id, secret: [id as u8; SECRET_BYTES], master: "m0".into(), epoch: EPOCH }
 }
 
 /// An agent whose session has its slot's number.
@@ -103,11 +83,7 @@ pub(super) fn view(slot: Slot, forward: Span) -> AgentView {
         racing: true,
         services: vec![address("198.51.100.1:53")],
         playbook: 70 + u64::from(slot),
-        forward_delay: Some(ForwardDelay {
-            p99: forward,
-            greatest: forward + Span::from_millis(4),
-            samples: 100,
-        }),
+        forward_delay: Some(ForwardDelay { p99: forward, greatest: forward + Span::from_millis(4), samples: 100 }),
         expected_error: Span::from_micros(500),
     }
 }
@@ -145,12 +121,8 @@ impl Bench {
     /// Three agents at 20 ms, the client validated.
     pub(super) fn new(config: ShardConfig) -> Self {
         let now = LocalTime::from_nanos(50_000_000_000);
-        let mut bench = Bench {
-            shard: Shard::new(config, now),
-            now,
-            openers: BTreeMap::new(),
-            sealers: BTreeMap::new(),
-        };
+        let mut bench =
+            Bench { shard: Shard::new(config, now), now, openers: BTreeMap::new(), sealers: BTreeMap::new() };
         for slot in 1..=3 {
             bench.shard.handle_agent(view(slot, Span::from_millis(20)));
             bench.know(u64::from(slot));
@@ -161,23 +133,12 @@ impl Bench {
 
     /// The agents' ends of a session.
     pub(super) fn know(&mut self, id: SessionId) {
-        self.openers.insert(
-            id,
-            Opener::new(&binding(id), Direction::MasterToAgent, SHARD),
-        );
-        self.sealers.insert(
-            id,
-            Sealer::new(&binding(id), Direction::AgentToMaster, SHARD),
-        );
+        self.openers.insert(id, Opener::new(&binding(id), Direction::MasterToAgent, SHARD));
+        self.sealers.insert(id, Sealer::new(&binding(id), Direction::AgentToMaster, SHARD));
     }
 
     pub(super) fn ask(&mut self, port: u16, bytes: Vec<u8>) -> Heard {
-        self.shard.handle_arrival(Arrival {
-            service: 0,
-            source: client(port),
-            received_at: self.now,
-            bytes,
-        });
+        self.shard.handle_arrival(Arrival { service: 0, source: client(port), received_at: self.now, bytes });
         while self.shard.handle_next(self.now) {}
         self.heard()
     }
@@ -201,13 +162,8 @@ impl Bench {
             assert!(bytes.len() <= MAX_DATAGRAM);
             let (id, _) = crate::wire::session::header(&bytes).expect("sealed");
             let mut plain = Vec::new();
-            let opener = self
-                .openers
-                .get_mut(&id)
-                .expect("a session that the agent knows");
-            opener
-                .open(&bytes, &mut plain)
-                .expect("a counter that was not used before");
+            let opener = self.openers.get_mut(&id).expect("a session that the agent knows");
+            opener.open(&bytes, &mut plain).expect("a counter that was not used before");
             for frame in frames(&plain) {
                 match frame.expect("well-formed") {
                     Frame::Order(order) => heard.orders.push(Ordered {
@@ -223,15 +179,8 @@ impl Bench {
                         client: order.client,
                         id: u16::from_be_bytes([order.query[0], order.query[1]]),
                     }),
-                    Frame::SyncReply {
-                        exchange,
-                        received,
-                        replied,
-                        previous,
-                    } => {
-                        heard
-                            .sync_replies
-                            .push((exchange, received, replied, previous));
+                    Frame::SyncReply { exchange, received, replied, previous } => {
+                        heard.sync_replies.push((exchange, received, replied, previous));
                     }
                     Frame::SyncSignal { .. } => heard.sync_signals += 1,
                     other => panic!("{other:?} from a master"),
@@ -246,31 +195,17 @@ impl Bench {
     pub(super) fn say(&mut self, id: SessionId, frame: Frame<'_>) -> Heard {
         let (mut plain, mut bytes) = (Vec::new(), Vec::new());
         frame.encode(&mut plain);
-        self.sealers
-            .get_mut(&id)
-            .expect("known")
-            .seal(&plain, &mut bytes);
+        self.sealers.get_mut(&id).expect("known").seal(&plain, &mut bytes);
         self.fast(&bytes)
     }
 
     pub(super) fn fast(&mut self, bytes: &[u8]) -> Heard {
-        self.shard
-            .handle_fast(self.now, self.now, address("192.0.2.1:5400"), bytes);
+        self.shard.handle_fast(self.now, self.now, address("192.0.2.1:5400"), bytes);
         self.heard()
     }
 
-    pub(super) fn receipt(
-        &mut self,
-        id: SessionId,
-        ordered: &Ordered,
-        outcome: ReceiptOutcome,
-    ) -> Heard {
-        let receipt = Receipt {
-            race: ordered.race,
-            revision: ordered.revision,
-            outcome,
-            lateness: Span::ZERO,
-        };
+    pub(super) fn receipt(&mut self, id: SessionId, ordered: &Ordered, outcome: ReceiptOutcome) -> Heard {
+        let receipt = Receipt { race: ordered.race, revision: ordered.revision, outcome, lateness: Span::ZERO };
         self.say(id, Frame::Receipt(receipt))
     }
 

@@ -1,8 +1,7 @@
 //! A race's life: orders, receipts, repeats, delays, keys.
 
 use super::bench::{
-    Bench, DELAY, FALLBACK_AFTER, Ordered, SHARD, binding, client, config, service, view, with_id,
-    www,
+    Bench, DELAY, FALLBACK_AFTER, Ordered, SHARD, binding, client, config, service, view, with_id, www,
 };
 use crate::dns::answer::tests::query_bytes;
 use crate::master::MAX_FALLBACK_TTL_S;
@@ -22,61 +21,29 @@ fn a_query_becomes_one_order_per_agent_with_its_own_playbook() {
     for order in &heard.orders {
         assert_eq!(order.at, RaceTime::of_master(bench.now) + DELAY);
         assert_eq!(order.sent, RaceTime::of_master(bench.now));
-        assert_eq!(
-            (order.client, order.id, order.revision),
-            (client(4_000), 7, 0)
-        );
-        assert_eq!(
-            order.race >> 56,
-            u64::from(SHARD),
-            "the shard is in the race's number"
-        );
+        assert_eq!((order.client, order.id, order.revision), (client(4_000), 7, 0));
+        assert_eq!(order.race >> 56, u64::from(SHARD), "the shard is in the race's number");
         playbooks.push((order.to, order.playbook));
     }
-    let expected = [1u8, 2, 3].map(|slot| {
-        (
-            SocketAddr::from(([192, 0, 2, slot], 5_400)),
-            70 + u64::from(slot),
-        )
-    });
+    let expected = [1u8, 2, 3].map(|slot| (SocketAddr::from(([192, 0, 2, slot], 5_400)), 70 + u64::from(slot)));
     assert_eq!(playbooks, expected);
-    assert_eq!(
-        (
-            bench.count("races"),
-            bench.count("orders"),
-            bench.shard.open_races()
-        ),
-        (1, 3, 1)
-    );
+    assert_eq!((bench.count("races"), bench.count("orders"), bench.shard.open_races()), (1, 3, 1));
 }
 
 #[test]
 fn orders_that_are_due_together_share_datagrams_of_limited_length() {
-    let mut bench = Bench::new(ShardConfig {
-        queue_capacity: 64,
-        ..config()
-    });
+    let mut bench = Bench::new(ShardConfig { queue_capacity: 64, ..config() });
     for id in 0..40 {
         let bytes = with_id(query_bytes("www.cdn.test", Rtype::A, None), id);
         let source = SocketAddr::from(([203, 0, 114, id as u8], 4_000));
         bench.shard.handle_validated(bench.now, source.ip());
-        bench.shard.handle_arrival(Arrival {
-            service: 0,
-            source,
-            received_at: bench.now,
-            bytes,
-        });
+        bench.shard.handle_arrival(Arrival { service: 0, source, received_at: bench.now, bytes });
     }
     while bench.shard.handle_next(bench.now) {}
     let heard = bench.heard();
     assert_eq!(heard.orders.len(), 120);
     // 40 orders of 87 bytes are 3,480 bytes: four datagrams for each of three agents.
-    assert_eq!(
-        heard.datagrams.len(),
-        12,
-        "{:?}",
-        heard.datagrams.iter().map(Vec::len).collect::<Vec<_>>()
-    );
+    assert_eq!(heard.datagrams.len(), 12, "{:?}", heard.datagrams.iter().map(Vec::len).collect::<Vec<_>>());
 }
 
 #[test]
@@ -85,12 +52,7 @@ fn two_departures_settle_a_race_and_one_of_three_does_not() {
         let mut bench = Bench::new(config());
         let heard = bench.ask(4_000, www(7));
         for (order, id) in heard.orders.iter().zip(1..=departed) {
-            assert!(
-                bench
-                    .receipt(id, order, ReceiptOutcome::Departed)
-                    .replies
-                    .is_empty()
-            );
+            assert!(bench.receipt(id, order, ReceiptOutcome::Departed).replies.is_empty());
         }
         let early = bench.wait(DELAY + FALLBACK_AFTER - Span::from_millis(1));
         assert!(early.replies.is_empty(), "{departed} departed");
@@ -99,11 +61,7 @@ fn two_departures_settle_a_race_and_one_of_three_does_not() {
         assert_eq!(bench.shard.open_races(), 0);
         for (to, bytes) in heard.replies {
             assert_eq!((to, &bytes[..2]), (client(4_000), &[0, 7][..]));
-            assert_eq!(
-                fallback_ttl(&bytes),
-                MAX_FALLBACK_TTL_S,
-                "short: a race is better"
-            );
+            assert_eq!(fallback_ttl(&bytes), MAX_FALLBACK_TTL_S, "short: a race is better");
             assert!(bytes.windows(4).any(|ip| ip == [192, 0, 2, 99]));
         }
     }
@@ -111,12 +69,7 @@ fn two_departures_settle_a_race_and_one_of_three_does_not() {
 
 fn fallback_ttl(bytes: &[u8]) -> u32 {
     let message = Message::from_octets(bytes).expect("a message");
-    let record = message
-        .answer()
-        .expect("a section")
-        .next()
-        .expect("one")
-        .expect("whole");
+    let record = message.answer().expect("a section").next().expect("one").expect("whole");
     record.ttl().as_secs()
 }
 
@@ -124,10 +77,7 @@ fn fallback_ttl(bytes: &[u8]) -> u32 {
 fn the_only_agent_settles_its_race_alone() {
     let mut bench = Bench::new(config());
     bench.shard.handle_agent_gone(2);
-    bench.shard.handle_agent(AgentView {
-        racing: false,
-        ..view(3, Span::from_millis(20))
-    });
+    bench.shard.handle_agent(AgentView { racing: false, ..view(3, Span::from_millis(20)) });
     let heard = bench.ask(4_000, www(7));
     assert_eq!(heard.orders.len(), 1);
     bench.receipt(1, &heard.orders[0], ReceiptOutcome::DepartedUnstamped);
@@ -138,25 +88,9 @@ fn the_only_agent_settles_its_race_alone() {
 fn when_every_agent_refuses_the_master_answers_at_once() {
     let mut bench = Bench::new(config());
     let heard = bench.ask(4_000, www(7));
-    assert!(
-        bench
-            .receipt(1, &heard.orders[0], ReceiptOutcome::Refused)
-            .replies
-            .is_empty()
-    );
-    assert!(
-        bench
-            .receipt(2, &heard.orders[1], ReceiptOutcome::Late)
-            .replies
-            .is_empty()
-    );
-    assert_eq!(
-        bench
-            .receipt(3, &heard.orders[2], ReceiptOutcome::Failed)
-            .replies
-            .len(),
-        1
-    );
+    assert!(bench.receipt(1, &heard.orders[0], ReceiptOutcome::Refused).replies.is_empty());
+    assert!(bench.receipt(2, &heard.orders[1], ReceiptOutcome::Late).replies.is_empty());
+    assert_eq!(bench.receipt(3, &heard.orders[2], ReceiptOutcome::Failed).replies.len(), 1);
     assert!(bench.wait(Span::from_secs(1)).replies.is_empty(), "once");
     assert_eq!(bench.count("answers_fallback_all_refused"), 1);
 }
@@ -166,19 +100,10 @@ fn receipts_that_are_forged_replayed_or_of_another_race_settle_nothing() {
     let mut bench = Bench::new(config());
     let heard = bench.ask(4_000, www(7));
     let order = &heard.orders[0];
-    let receipt = Receipt {
-        race: order.race,
-        revision: 0,
-        outcome: ReceiptOutcome::Departed,
-        lateness: Span::ZERO,
-    };
+    let receipt = Receipt { race: order.race, revision: 0, outcome: ReceiptOutcome::Departed, lateness: Span::ZERO };
     let (mut plain, mut bytes) = (Vec::new(), Vec::new());
     Frame::Receipt(receipt).encode(&mut plain);
-    bench
-        .sealers
-        .get_mut(&1)
-        .expect("known")
-        .seal(&plain, &mut bytes);
+    bench.sealers.get_mut(&1).expect("known").seal(&plain, &mut bytes);
     bench.fast(&bytes);
     bench.fast(&bytes);
     assert_eq!(bench.count("datagram_replayed"), 1);
@@ -191,30 +116,12 @@ fn receipts_that_are_forged_replayed_or_of_another_race_settle_nothing() {
     assert_eq!(bench.count("datagram_unknown_session"), 1);
     bench.fast(&bytes[..10]);
     assert_eq!(bench.count("datagram_malformed"), 1);
-    bench.receipt(
-        2,
-        &Ordered {
-            race: order.race + 9,
-            ..order.clone()
-        },
-        ReceiptOutcome::Departed,
-    );
-    bench.receipt(
-        2,
-        &Ordered {
-            revision: 3,
-            ..order.clone()
-        },
-        ReceiptOutcome::Departed,
-    );
+    bench.receipt(2, &Ordered { race: order.race + 9, ..order.clone() }, ReceiptOutcome::Departed);
+    bench.receipt(2, &Ordered { revision: 3, ..order.clone() }, ReceiptOutcome::Departed);
     // An agent's frame in the wrong direction.
     bench.say(2, Frame::Signal { id: 4 });
     assert_eq!(bench.count("datagram_malformed"), 2);
-    assert_eq!(
-        bench.wait(Span::from_millis(400)).replies.len(),
-        1,
-        "one departure of three: the fallback follows"
-    );
+    assert_eq!(bench.wait(Span::from_millis(400)).replies.len(), 1, "one departure of three: the fallback follows");
 }
 
 #[test]
@@ -228,11 +135,7 @@ fn a_repeated_query_amends_while_half_of_the_agents_can_be_reached() {
         assert!(second.replies.is_empty(), "{name}");
         assert_eq!(second.orders.len(), 3, "{name}");
         for (before, after) in first.orders.iter().zip(&second.orders) {
-            assert_eq!(
-                (after.race, after.at, after.revision),
-                (before.race, before.at, 1),
-                "{name}"
-            );
+            assert_eq!((after.race, after.at, after.revision), (before.race, before.at, 1), "{name}");
             assert_eq!((after.client, after.id), (client(4_001), 8), "{name}");
         }
         // Receipts of the first revision say nothing of the second.
@@ -245,21 +148,10 @@ fn a_repeated_query_amends_while_half_of_the_agents_can_be_reached() {
         bench.now = bench.now + Span::from_millis(8);
         let late = bench.ask(4_003, query(10));
         assert_eq!((late.orders.len(), late.replies.len()), (0, 1), "{name}");
-        assert_eq!(
-            (late.replies[0].0, &late.replies[0].1[..2]),
-            (client(4_003), &[0, 10][..]),
-            "{name}"
-        );
+        assert_eq!((late.replies[0].0, &late.replies[0].1[..2]), (client(4_003), &[0, 10][..]), "{name}");
         let more = bench.ask(4_004, query(11));
-        assert_eq!(
-            (more.orders.len(), more.replies.len()),
-            (0, 0),
-            "{name}: once"
-        );
-        assert!(
-            bench.wait(Span::from_secs(1)).replies.is_empty(),
-            "{name}: nor a fallback after that"
-        );
+        assert_eq!((more.orders.len(), more.replies.len()), (0, 0), "{name}: once");
+        assert!(bench.wait(Span::from_secs(1)).replies.is_empty(), "{name}: nor a fallback after that");
         assert_eq!(bench.count("races"), 1, "{name}");
     }
 }
@@ -272,13 +164,7 @@ fn the_same_query_twice_is_one_query() {
     assert_eq!((again.orders.len(), again.replies.len()), (0, 0));
     assert_eq!(bench.count("queries_duplicate"), 1);
     // Another name, type or source is another race.
-    assert_eq!(
-        bench
-            .ask(4_000, query_bytes("x.cdn.test", Rtype::AAAA, None))
-            .orders
-            .len(),
-        3
-    );
+    assert_eq!(bench.ask(4_000, query_bytes("x.cdn.test", Rtype::AAAA, None)).orders.len(), 3);
     assert_eq!(bench.shard.open_races(), 2);
 }
 
@@ -288,20 +174,11 @@ fn the_stamp_is_taken_at_receipt_or_when_the_query_leaves_the_queue() {
     for (stamp, moved) in [(Stamp::Receipt, Span::ZERO), (Stamp::Dequeue, dwell)] {
         let mut bench = Bench::new(ShardConfig { stamp, ..config() });
         let received_at = bench.now;
-        bench.shard.handle_arrival(Arrival {
-            service: 0,
-            source: client(4_000),
-            received_at,
-            bytes: www(7),
-        });
+        bench.shard.handle_arrival(Arrival { service: 0, source: client(4_000), received_at, bytes: www(7) });
         bench.now = bench.now + dwell;
         bench.shard.handle_next(bench.now);
         let heard = bench.heard();
-        assert_eq!(
-            heard.orders[0].at,
-            RaceTime::of_master(received_at) + DELAY + moved,
-            "{stamp:?}"
-        );
+        assert_eq!(heard.orders[0].at, RaceTime::of_master(received_at) + DELAY + moved, "{stamp:?}");
     }
 }
 
@@ -309,54 +186,26 @@ fn the_stamp_is_taken_at_receipt_or_when_the_query_leaves_the_queue() {
 fn cover_is_the_least_delay_that_reaches_the_share_and_is_capped() {
     // p99 of 20, 40 and 200 ms, greatest 4 ms more; 1 ms of processing, 0.5 ms of error, 2 ms of margin.
     let margin = Span::from_millis(2);
-    let expected = [
-        (1.0 / 3.0, 23_500),
-        (0.5, 43_500),
-        (0.67, 203_500),
-        (1.0, 207_500),
-    ];
+    let expected = [(1.0 / 3.0, 23_500), (0.5, 43_500), (0.67, 203_500), (1.0, 207_500)];
     for (share, micros) in expected {
-        let mut bench = Bench::new(ShardConfig {
-            service: service(Delay::Cover { share, margin }),
-            ..config()
-        });
+        let mut bench = Bench::new(ShardConfig { service: service(Delay::Cover { share, margin }), ..config() });
         bench.shard.handle_agent(view(2, Span::from_millis(40)));
         bench.shard.handle_agent(view(3, Span::from_millis(200)));
         let heard = bench.ask(4_000, www(7));
-        assert_eq!(
-            heard.orders[0].at - RaceTime::of_master(bench.now),
-            Span::from_micros(micros),
-            "share {share}"
-        );
-        assert_eq!(
-            bench.shard.predetermined_delays()[0],
-            Some(Span::from_micros(micros))
-        );
+        assert_eq!(heard.orders[0].at - RaceTime::of_master(bench.now), Span::from_micros(micros), "share {share}");
+        assert_eq!(bench.shard.predetermined_delays()[0], Some(Span::from_micros(micros)));
     }
-    let mut bench = Bench::new(ShardConfig {
-        service: service(Delay::Cover { share: 1.0, margin }),
-        ..config()
-    });
+    let mut bench = Bench::new(ShardConfig { service: service(Delay::Cover { share: 1.0, margin }), ..config() });
     bench.shard.handle_agent(view(3, Span::from_millis(900)));
     let heard = bench.ask(4_000, www(7));
-    assert_eq!(
-        heard.orders[0].at - RaceTime::of_master(bench.now),
-        Span::from_millis(300),
-        "max_total_delay"
-    );
+    assert_eq!(heard.orders[0].at - RaceTime::of_master(bench.now), Span::from_millis(300), "max_total_delay");
 }
 
 #[test]
 fn agents_without_the_name_or_the_service_address_are_not_ordered() {
     let mut bench = Bench::new(config());
-    bench.shard.handle_agent(AgentView {
-        services: vec![],
-        ..view(1, Span::from_millis(20))
-    });
-    bench.shard.handle_agent(AgentView {
-        site: "elsewhere".into(),
-        ..view(2, Span::from_millis(20))
-    });
+    bench.shard.handle_agent(AgentView { services: vec![], ..view(1, Span::from_millis(20)) });
+    bench.shard.handle_agent(AgentView { site: "elsewhere".into(), ..view(2, Span::from_millis(20)) });
     let heard = bench.ask(4_000, www(7));
     assert_eq!(heard.orders.len(), 1);
     // A of the other name is served by nobody: answered at once, without data.
@@ -364,13 +213,7 @@ fn agents_without_the_name_or_the_service_address_are_not_ordered() {
     assert_eq!((heard.orders.len(), heard.replies.len()), (0, 1));
     assert_eq!(bench.count("answers_fallback_no_agent"), 1);
     let reply = Message::from_octets(heard.replies[0].1.clone()).expect("a message");
-    assert_eq!(
-        (
-            reply.header_counts().ancount(),
-            reply.header_counts().nscount()
-        ),
-        (0, 1)
-    );
+    assert_eq!((reply.header_counts().ancount(), reply.header_counts().nscount()), (0, 1));
 }
 
 #[test]
@@ -378,19 +221,12 @@ fn an_exchange_is_answered_with_its_stamps_and_the_one_before() {
     let mut bench = Bench::new(config());
     let received = RaceTime::of_master(bench.now);
     let heard = bench.say(1, Frame::SyncRequest { exchange: 5 });
-    assert_eq!(
-        heard.sync_replies,
-        [(5, received, received, (0, RaceTime::from_nanos(0)))]
-    );
+    assert_eq!(heard.sync_replies, [(5, received, received, (0, RaceTime::from_nanos(0)))]);
     let stamped = bench.now + Span::from_micros(30);
     bench.shard.handle_transmit_stamp(1, 5, stamped);
     bench.now = bench.now + Span::from_millis(250);
     let heard = bench.say(1, Frame::SyncRequest { exchange: 6 });
-    assert_eq!(
-        heard.sync_replies[0].3,
-        (5, RaceTime::of_master(stamped)),
-        "by the kernel's stamp"
-    );
+    assert_eq!(heard.sync_replies[0].3, (5, RaceTime::of_master(stamped)), "by the kernel's stamp");
     // No stamp came for 6, and one for an exchange long gone is not believed.
     bench.shard.handle_transmit_stamp(1, 5, stamped);
     let heard = bench.say(1, Frame::SyncRequest { exchange: 7 });
@@ -406,21 +242,11 @@ fn no_nonce_is_used_twice_whatever_order_sessions_come_in() {
     for sessions in [vec![1], vec![1, 40], vec![40, 1], vec![1, 40], vec![40]] {
         let last = *sessions.last().expect("not empty");
         let sessions = sessions.into_iter().map(binding).collect();
-        bench.shard.handle_agent(AgentView {
-            sessions,
-            ..view(1, Span::from_millis(20))
-        });
+        bench.shard.handle_agent(AgentView { sessions, ..view(1, Span::from_millis(20)) });
         for number in 0..3 {
-            let heard = bench.ask(
-                4_000,
-                query_bytes(&format!("n{number}.cdn.test"), Rtype::AAAA, None),
-            );
+            let heard = bench.ask(4_000, query_bytes(&format!("n{number}.cdn.test"), Rtype::AAAA, None));
             assert_eq!(heard.orders.len(), 1);
-            assert_eq!(
-                heard.datagrams[0][4..12],
-                u64::to_be_bytes(last),
-                "the last session sends"
-            );
+            assert_eq!(heard.datagrams[0][4..12], u64::to_be_bytes(last), "the last session sends");
         }
         let exchange = bench.say(last, Frame::SyncRequest { exchange: 5 });
         assert_eq!(exchange.sync_replies.len(), 1);
@@ -433,32 +259,17 @@ fn only_the_first_shard_sends_synchronisation_signals() {
     let mut bench = Bench::new(config());
     assert_eq!(bench.wait(Span::from_secs(2)).sync_signals, 0);
 
-    let mut first = Shard::new(
-        ShardConfig {
-            shard: 0,
-            ..config()
-        },
-        LocalTime::from_nanos(0),
-    );
+    let mut first = Shard::new(ShardConfig { shard: 0, ..config() }, LocalTime::from_nanos(0));
     first.handle_agent(view(1, Span::from_millis(20)));
     first.handle_timeout(LocalTime::from_nanos(999_999_999));
     assert_eq!(first.poll_output(), None);
     let now = LocalTime::from_nanos(1_000_000_000);
     assert_eq!(first.poll_timeout().map(|(at, _)| at), Some(now));
     first.handle_timeout(now);
-    let Some(Output::Fast { bytes, .. }) = first.poll_output() else {
-        panic!("no signal")
-    };
+    let Some(Output::Fast { bytes, .. }) = first.poll_output() else { panic!("no signal") };
     let mut plain = Vec::new();
-    Opener::new(&binding(1), Direction::MasterToAgent, 0)
-        .open(&bytes, &mut plain)
-        .expect("opens");
-    assert_eq!(
-        frames(&plain).next(),
-        Some(Ok(Frame::SyncSignal {
-            sent: RaceTime::of_master(now)
-        }))
-    );
+    Opener::new(&binding(1), Direction::MasterToAgent, 0).open(&bytes, &mut plain).expect("opens");
+    assert_eq!(frames(&plain).next(), Some(Ok(Frame::SyncSignal { sent: RaceTime::of_master(now) })));
 }
 
 #[test]
