@@ -378,11 +378,6 @@ impl Report {
                 ),
             );
         }
-        line(
-            text,
-            "All agents share this machine's few cores and start at the same instant, so they compete: the start spread \
-             here is larger than between machines of their own.",
-        );
         if self.cpu_steal_share > 0.0 || self.attempts > 1 {
             line(
                 text,

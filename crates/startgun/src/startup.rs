@@ -97,6 +97,19 @@ pub fn private_directory(path: &Path) -> Result<(), String> {
     made.map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// Makes the directory of state, where it is missing, and gives it to the user that the process will become.
+///
+/// # Errors
+/// As for making a directory or changing its owner, with its path.
+pub fn state_directory(path: &Path, user: Option<&str>) -> Result<(), String> {
+    private_directory(path)?;
+    let Some(user) = user else { return Ok(()) };
+    let fault = |error: &dyn std::fmt::Display| format!("{}: giving it to user {user}: {error}", path.display());
+    let entry = nix::unistd::User::from_name(user).map_err(|error| fault(&error))?;
+    let entry = entry.ok_or_else(|| fault(&"no such user"))?;
+    std::os::unix::fs::chown(path, Some(entry.uid.as_raw()), Some(entry.gid.as_raw())).map_err(|error| fault(&error))
+}
+
 /// Replaces a file: whole and on disk, or as it was.
 ///
 /// # Errors

@@ -57,7 +57,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         .map_err(|error| format!("fast_path_listen {}: {error}", config.fast_path_listen))?;
     let http_listener = config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?;
     let status_listener = startup::status_socket(&config.host.status_socket)?;
-    startup::private_directory(&config.host.state_dir)?;
+    startup::state_directory(&config.host.state_dir, config.host.user.as_deref())?;
     let audit = config.audit_log.as_deref().map(|path| audit::start(path, master_names(&config))).transpose()?;
 
     let thread_fault = |error: std::io::Error| format!("starting threads: {error}");

@@ -453,8 +453,8 @@ fn overall_share(report: &Report) -> f64 {
 
 fn notes(entered: &Entered, report: &Report, stage: &Stage) -> Vec<String> {
     let mut notes = vec![
-        "All hosts of this lab share this machine's processors: the agents depart at the same instant and compete for \
-         them, which widens the start spread far beyond what separate machines show."
+        "All agents share this machine's few cores and start at the same instant, so they compete: the start spread here \
+         is larger than between machines of their own."
             .to_owned(),
         "The first queries of each resolver, which validate it over TCP and teach it this server's delay, were asked \
          before the measurement and are not counted."

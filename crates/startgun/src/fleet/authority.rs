@@ -25,6 +25,7 @@ use crate::control::tls::{Role, check_name, hexadecimal, identity_uri, parse_uri
 const CA_CERTIFICATE_FILE: &str = "ca.crt";
 const CA_KEY_FILE: &str = "ca.key";
 const REVOKED_FILE: &str = "revoked.crl";
+const CONFIGURATION_FILE: &str = "agent.toml";
 
 /// Lifetime of the CA: ten years, the longest lifetime of a certificate that `--days` takes.
 const CA_LIFETIME: Duration = Duration::days(3650);
@@ -74,6 +75,8 @@ pub(super) struct Enrolment<'a> {
     pub(super) days: u16,
     /// The holder's request; a key is made where there is none.
     pub(super) csr: Option<&'a Path>,
+    /// An agent's configuration, to be written beside its certificate.
+    pub(super) configuration: Option<String>,
 }
 
 /// What was issued.
@@ -160,6 +163,9 @@ impl Authority {
         for ending in ["crt", "key"] {
             refuse_existing(&enrolment.out.join(format!("{name}.{ending}")), enrolment)?;
         }
+        if enrolment.configuration.is_some() {
+            refuse_existing(&enrolment.out.join(CONFIGURATION_FILE), enrolment)?;
+        }
         let ca_copy = enrolment.out.join(CA_CERTIFICATE_FILE);
         if ca_copy.exists() && read_text(&ca_copy)? != self.certificate_pem {
             return Err(FleetError::unsuitable(
@@ -244,6 +250,9 @@ impl Authority {
         staged.add(&out.join(CA_CERTIFICATE_FILE), ca, PUBLIC)?;
         let revoked = read_text(&self.dir.join(REVOKED_FILE))?;
         staged.add(&out.join(REVOKED_FILE), revoked.as_bytes(), PUBLIC)?;
+        if let Some(configuration) = &enrolment.configuration {
+            staged.add(&out.join(CONFIGURATION_FILE), configuration.as_bytes(), PUBLIC)?;
+        }
         let files = staged.commit()?.split_off(1);
         self.index = index;
         Ok(Issued { entry, files })

@@ -10,7 +10,8 @@
 //!                                 fleet/ca.key   stays here, best on a machine without a network
 //!                                 fleet/fleet.json   what was issued
 //!                                 fleet/revoked.crl  whom to refuse; on every host
-//!   fleet enroll NAME --role R    NAME/{NAME.crt, NAME.key, ca.crt, revoked.crl}, for that host
+//!   fleet enroll NAME --role R    NAME/{NAME.crt, NAME.key, ca.crt, revoked.crl}, for that host; with
+//!                                 --master and --service agent.toml as well, ready to run
 //!   fleet request NAME --role R   on the host: key and request; `enroll --csr` signs the request
 //!   fleet renew NAME              a new certificate; the old one stays valid until it expires
 //!   fleet revoke NAME             revoked.crl anew
@@ -21,6 +22,7 @@
 //! directory can be revoked. Commands on one directory wait for each other (a lock on it).
 
 mod authority;
+mod configuration;
 mod index;
 mod staged;
 #[cfg(test)]
@@ -68,13 +70,20 @@ enum FleetCommand {
         #[arg(long, default_value = "fleet")]
         name: String,
     },
-    /// Issue the certificate of a new master or agent
+    /// Issue the certificates of new masters or agents
     Enroll {
-        /// Its name (1 to 63 of a-z, 0-9, -; a letter first)
-        name: String,
-        /// The role written into the certificate
+        /// Their names (1 to 63 of a-z, 0-9, -; a letter first)
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        /// The role written into the certificates
         #[arg(long)]
         role: Role,
+        /// For agents: write agent.toml as well, with this master (its name, and where its control channel is reached)
+        #[arg(long, value_name = "NAME=ADDRESS:PORT", requires = "services", value_parser = configuration::parse_master)]
+        master: Option<configuration::Master>,
+        /// A service address of that master, which the agents may speak for; may be repeated
+        #[arg(long = "service", value_name = "ADDRESS:PORT", requires = "master")]
+        services: Vec<std::net::SocketAddr>,
         #[command(flatten)]
         issue: IssueArgs,
     },
@@ -202,10 +211,9 @@ pub fn run(args: FleetArgs) -> Result<(), FleetError> {
 fn run_at(args: FleetArgs, now: OffsetDateTime, out: &mut dyn Write) -> Result<(), FleetError> {
     let text = match args.command {
         FleetCommand::Init { dir, name } => init(&dir, &name, now)?,
-        FleetCommand::Enroll { name, role, issue } => {
-            let mut authority = Authority::open(&issue.dir, now)?;
-            let issued = authority.enroll(&enrolment(&name, &issue), role)?;
-            describe_issue("enrolled", &issued)
+        FleetCommand::Enroll { names, role, master, services, issue } => {
+            let master = master.map(|master| (master, services));
+            enroll(&names, role, master.as_ref(), &issue, now)?
         }
         FleetCommand::Request { name, role, out } => request(&name, role, out)?,
         FleetCommand::List { dir, json } => list(&dir, json, now)?,
@@ -228,6 +236,33 @@ fn init(dir: &Path, name: &str, now: OffsetDateTime) -> Result<String, FleetErro
          {dir}/ca.crt       for every host\n  \
          {dir}/revoked.crl  for every host, again after each `startgun fleet revoke`\n"
     ))
+}
+
+/// Enrols one name after the other; the first that cannot be ends it.
+fn enroll(
+    names: &[String],
+    role: Role,
+    master: Option<&(configuration::Master, Vec<std::net::SocketAddr>)>,
+    issue: &IssueArgs,
+    now: OffsetDateTime,
+) -> Result<String, FleetError> {
+    if names.len() > 1 && (issue.out.is_some() || issue.csr.is_some()) {
+        return Err(FleetError::Refused(format!(
+            "--out and --csr belong to one name: found {} names, expected one",
+            names.len()
+        )));
+    }
+    if master.is_some() && role != Role::Agent {
+        return Err(FleetError::Refused("--master: found --role master, expected --role agent".into()));
+    }
+    let mut authority = Authority::open(&issue.dir, now)?;
+    let mut text = String::new();
+    for name in names {
+        let configuration = master.map(|(master, services)| configuration::agent(name, master, services));
+        let issued = authority.enroll(&Enrolment { configuration, ..enrolment(name, issue) }, role)?;
+        text += &describe_issue("enrolled", &issued);
+    }
+    Ok(text)
 }
 
 fn request(name: &str, role: Role, out: Option<PathBuf>) -> Result<String, FleetError> {
@@ -262,6 +297,7 @@ fn enrolment<'a>(name: &'a str, issue: &'a IssueArgs) -> Enrolment<'a> {
         out: issue.out.clone().unwrap_or_else(|| PathBuf::from(name)),
         days: issue.days,
         csr: issue.csr.as_deref(),
+        configuration: None,
     }
 }
 

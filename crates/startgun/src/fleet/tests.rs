@@ -458,3 +458,27 @@ fn a_ca_key_of_another_fleet_is_noticed() {
     let error = refused(&scratch, "enroll tokyo --role agent --dir fleet --out tokyo");
     assert!(error.starts_with("fleet/ca.crt: found the certificate of another key"), "{error}");
 }
+
+#[test]
+fn enroll_writes_agents_that_can_start() {
+    let scratch = ScratchDir::new();
+    ok(&scratch, "init --dir fleet");
+    // Without --out the files go below the working directory, which is shared by all tests: one name, then, and --out.
+    let options = "--role agent --dir fleet --master m1=198.51.100.1:8530 --service 203.0.113.53:53";
+    ok(&scratch, &format!("enroll tokyo {options} --out tokyo"));
+    let loaded = crate::config::load_agent(&scratch.path().join("tokyo/agent.toml")).expect("a good file");
+    assert_eq!(loaded.warnings.len(), 0, "{:?}", loaded.warnings);
+    assert_eq!((loaded.config.host.name.as_str(), loaded.config.site.as_str()), ("tokyo", "tokyo"));
+    let master = &loaded.config.masters[0];
+    assert_eq!((master.name.as_str(), master.control.to_string().as_str()), ("m1", "198.51.100.1:8530"));
+    assert_eq!(master.service_addresses, ["203.0.113.53:53".parse().expect("an address")]);
+
+    fs::create_dir(scratch.path().join("paris")).expect("made");
+    fs::write(scratch.path().join("paris/agent.toml"), "mine").expect("written");
+    let error = refused(&scratch, &format!("enroll paris {options} --out paris"));
+    assert!(error.starts_with("paris/agent.toml: found a file"), "{error}");
+    let error = refused(&scratch, &format!("enroll paris oslo {options} --out elsewhere"));
+    assert!(error.contains("found 2 names"), "{error}");
+    let error = refused(&scratch, &format!("enroll m1 {} --out m1", options.replace("agent", "master")));
+    assert!(error.contains("expected --role agent"), "{error}");
+}
