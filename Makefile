@@ -29,8 +29,4 @@ lint:
 	scripts/check-dependencies
 
 bench:
-	@if ls crates/*/benches/*.rs >/dev/null 2>&1; then \
-	    $(CARGO) bench --workspace --locked; \
-	else \
-	    echo "There are no benches yet."; \
-	fi
+	$(CARGO) bench --locked -p startgun-sim --bench shard

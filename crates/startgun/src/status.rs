@@ -125,6 +125,11 @@ pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
+/// Takes the status socket away at the end. Where dropped privileges forbid that, the next start replaces it.
+pub fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}
+
 /// Answers every connection with a fresh document, until the process ends.
 pub async fn serve(listener: UnixListener, document: impl AsyncFn() -> Document) {
     loop {

@@ -82,6 +82,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     let advertised = config.fast_path_advertise.unwrap_or(config.fast_path_listen);
     let (fast, outgoing, thread) = fast::spawn(parts, advertised, config.masters.len()).map_err(thread_fault)?;
 
+    let status_path = config.host.status_socket.clone();
     let local = tokio::task::LocalSet::new();
     let runtime = startup::runtime()?;
     let ended = local.block_on(&runtime, async {
@@ -103,6 +104,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     });
     fast.stop();
     let _ = thread.join();
+    status::remove(&status_path);
     ended
 }
 

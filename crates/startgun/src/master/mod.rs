@@ -71,6 +71,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         startup::seed()?,
     );
 
+    let status_path = config.host.status_socket.clone();
     let local = tokio::task::LocalSet::new();
     let runtime = startup::runtime()?;
     let ended = local.block_on(&runtime, async {
@@ -91,6 +92,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         startup::termination().await
     });
     shards::stop(&shards, threads);
+    status::remove(&status_path);
     ended
 }
 

@@ -28,6 +28,9 @@ const BATCH: usize = 64;
 const SNAPSHOT_INTERVAL: Span = Span::from_millis(500);
 /// Replies to exchanges whose transmit timestamp is awaited: more than 1,024 agents ask within 100 ms.
 const MAX_AWAITED_STAMPS: usize = 4_096;
+/// A shard that is told to stop sees its races through for at most this long: the default cap of the predetermined delay
+/// (0.3 s) and of the wait for receipts (0.25 s), twice and more.
+const STOP_PATIENCE: Span = Span::from_millis(1_500);
 
 /// What a shard is told.
 pub(super) enum ShardInput {
@@ -158,20 +161,41 @@ impl ShardThread {
         loop {
             self.waker.clear();
             if self.take_inputs() {
-                return;
+                return self.finish(&mut batch, challenge);
             }
-            let more = self.take_packets(&mut batch, challenge);
-            while self.parts.shard.handle_next(self.clock.now()) {
-                self.perform_outputs();
-            }
-            self.parts.shard.handle_timeout(self.clock.now());
-            self.perform_outputs();
-            self.take_stamps();
+            let more = self.take_queries(&mut batch) | self.take_datagrams(&mut batch, challenge);
+            self.work();
             self.copy_snapshot();
             if !more {
-                self.sleep();
+                self.sleep(self.snapshot_at);
             }
         }
+    }
+
+    /// Answers what has arrived and sees the open races through: their clients get no other answer. Queries that come
+    /// later are left to whoever serves the address next.
+    fn finish(mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(std::net::SocketAddr, &[u8])) {
+        let end = self.clock.now() + STOP_PATIENCE;
+        while self.take_queries(batch) && self.clock.now() < end {
+            self.work();
+        }
+        self.work();
+        while self.parts.shard.open_races() > 0 && self.clock.now() < end {
+            self.waker.clear();
+            self.take_datagrams(batch, challenge);
+            self.work();
+            self.sleep(end);
+        }
+    }
+
+    /// Lets the machine handle what was taken, and does what it wants done.
+    fn work(&mut self) {
+        while self.parts.shard.handle_next(self.clock.now()) {
+            self.perform_outputs();
+        }
+        self.parts.shard.handle_timeout(self.clock.now());
+        self.perform_outputs();
+        self.take_stamps();
     }
 
     /// `true` when it is time to stop.
@@ -187,8 +211,8 @@ impl ShardThread {
         }
     }
 
-    /// One batch from every socket; `true` when one of them may have more.
-    fn take_packets(&mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(std::net::SocketAddr, &[u8])) -> bool {
+    /// One batch from every service address; `true` when one of them may have more.
+    fn take_queries(&mut self, batch: &mut ReceiveBatch) -> bool {
         let mut more = false;
         for (service, socket) in self.parts.services.iter().enumerate() {
             let received = socket.receive(batch, &self.clock).unwrap_or(0);
@@ -202,8 +226,12 @@ impl ShardThread {
                 });
             }
         }
+        more
+    }
+
+    /// One batch from the fast path; `true` when there may be more.
+    fn take_datagrams(&mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(std::net::SocketAddr, &[u8])) -> bool {
         let received = self.parts.fast.receive(batch, &self.clock).unwrap_or(0);
-        more |= received == BATCH;
         for packet in batch.iter().filter(|packet| !packet.truncated) {
             if packet.bytes.first() == Some(&CHALLENGE) {
                 challenge(packet.source, packet.bytes);
@@ -213,7 +241,7 @@ impl ShardThread {
                 perform_outputs(&mut self.parts, &mut self.awaited_stamps);
             }
         }
-        more
+        received == BATCH
     }
 
     fn perform_outputs(&mut self) {
@@ -248,9 +276,10 @@ impl ShardThread {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
     }
 
-    fn sleep(&self) {
+    /// Until a packet, a message, the machine's timer or `latest`.
+    fn sleep(&self, latest: LocalTime) {
         let timer = self.parts.shard.poll_timeout().map_or(LocalTime::MAX, |(at, _)| at);
-        let deadline = self.clock.monotonic_deadline(timer.min(self.snapshot_at));
+        let deadline = self.clock.monotonic_deadline(timer.min(latest));
         let mut descriptors = vec![self.waker.as_fd(), self.parts.fast.as_fd()];
         descriptors.extend(self.parts.services.iter().map(AsFd::as_fd));
         // A failed wait is an iteration that finds nothing.
