@@ -5,7 +5,7 @@ use startgun_core::time::Span;
 use startgun_sim::{Host, HostClock, MasterOptions, Options, World};
 
 const AGENTS: usize = 4;
-/// DESIGN.md and the issue: agents are racing again this long after a master's restart.
+/// What operators are promised: agents are racing again this long after a master's restart.
 const AGAIN_WITHIN: Span = Span::from_secs(5);
 
 fn answer_of(world: &mut World, master: usize, name: &str) -> Vec<Host> {

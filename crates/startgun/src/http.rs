@@ -1,6 +1,6 @@
 //! HTTP for machines: `/metrics` (Prometheus), `/healthz` (the process answers), `/readyz` (it can do its work).
 
-use crate::status::Document;
+use crate::status::{Document, Source};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,13 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use startgun_core::control::AgentReport;
 use startgun_core::time::Span;
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-/// Makes a fresh status document.
-pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<Document>> + Send>> + Send + Sync>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByPeer {
@@ -44,10 +38,9 @@ pub async fn serve(listener: tokio::net::TcpListener, source: Source) -> std::io
 }
 
 async fn ready(State(source): State<Source>) -> (StatusCode, String) {
-    match source().await.as_ref().map(unready) {
-        Some(None) => (StatusCode::OK, "ready\n".into()),
-        Some(Some(reason)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
+    match unready(&source().await) {
+        None => (StatusCode::OK, "ready\n".into()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
@@ -66,11 +59,8 @@ fn unready(document: &Document) -> Option<String> {
     }
 }
 
-async fn metrics(State(source): State<Source>) -> (StatusCode, String) {
-    match source().await {
-        Some(document) => (StatusCode::OK, render(&document)),
-        None => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
-    }
+async fn metrics(State(source): State<Source>) -> String {
+    render(&source().await)
 }
 
 /// The Prometheus text of a status document.

@@ -1,7 +1,7 @@
 //! What master and agent do alike before and after their work.
 
 use crate::config::{ConfigError, HostConfig, Loaded};
-use crate::status;
+use crate::{http, status};
 use startgun_core::time::Epoch;
 use startgun_net::host_clock::{Distortion, HostClock};
 use std::net::{SocketAddr, TcpListener};
@@ -140,6 +140,21 @@ pub fn drop_privileges(user: Option<&str>) -> Result<(), String> {
 /// Where the kernel gives no descriptors.
 pub fn runtime() -> Result<tokio::runtime::Runtime, String> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| format!("starting: {error}"))
+}
+
+/// Serves status and, where it is configured, HTTP, until the process ends. Must be called within a `LocalSet`.
+///
+/// # Errors
+/// Where the listeners cannot be handed to the runtime.
+pub fn serve_documents(status: UnixListener, http: Option<TcpListener>, source: status::Source) -> Result<(), String> {
+    let fault = |error: std::io::Error| format!("listening: {error}");
+    let listener = tokio::net::UnixListener::from_std(status).map_err(fault)?;
+    tokio::task::spawn_local(status::serve(listener, source.clone()));
+    if let Some(listener) = http {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
+        tokio::spawn(http::serve(listener, source));
+    }
+    Ok(())
 }
 
 /// Waits for SIGTERM or SIGINT.

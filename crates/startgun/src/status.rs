@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -108,6 +110,9 @@ pub struct AgentMasterDocument {
     pub report: AgentReport,
 }
 
+/// Makes a fresh document.
+pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Document> + Send>> + Send + Sync>;
+
 /// Puts the status socket in place; only its owner and group may ask.
 ///
 /// # Errors
@@ -131,13 +136,13 @@ pub fn remove(path: &Path) {
 }
 
 /// Answers every connection with a fresh document, until the process ends.
-pub async fn serve(listener: UnixListener, document: impl AsyncFn() -> Document) {
+pub async fn serve(listener: UnixListener, source: Source) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let Ok(json) = serde_json::to_vec(&document().await) else { continue };
+        let Ok(json) = serde_json::to_vec(&source().await) else { continue };
         // One reader at a time, and no slow one holds the next up for long.
         let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&json)).await;
     }

@@ -15,5 +15,5 @@ pub use frame::{Frame, Order, Receipt, ReceiptOutcome, TransmitIdentifier};
 pub use session::{Binding, Direction, OpenError, Opener, Sealer, SessionId};
 
 /// Most bytes of a fast-path datagram: within IPv6's least MTU (1,280) less IPv6 and UDP headers (48), rounded
-/// down as DESIGN.md's channel asks.
+/// down.
 pub const MAX_DATAGRAM: usize = 1_200;

@@ -14,7 +14,7 @@ mod fast;
 use crate::config::AgentConfig;
 use crate::control::tls::ClientTls;
 use crate::status::{AgentDocument, AgentMasterDocument, Document};
-use crate::{config, http, startup, status};
+use crate::{config, startup, status};
 use fast::{FastHandle, FastParts};
 use startgun_core::agent::{Agent, MasterConfig};
 use startgun_core::clock::ClockConfig;
@@ -98,7 +98,7 @@ pub fn run(path: &Path) -> Result<(), String> {
             tokio::task::spawn_local(link.run(endpoint, documents));
         }
         let describe = Describe { config: Arc::new(config), started: Instant::now(), scheduling, fast: fast.clone() };
-        serve(&describe, status_listener, http_listener)?;
+        startup::serve_documents(status_listener, http_listener, describe.source())?;
         tracing::info!(agent = describe.config.host.name, "started");
         startup::termination().await
     });
@@ -160,27 +160,6 @@ fn read_playbook(path: &Path) -> Option<PreparedPlaybook> {
     PreparedPlaybook::new(&playbook).ok()
 }
 
-fn serve(
-    describe: &Describe,
-    status_listener: std::os::unix::net::UnixListener,
-    http_listener: Option<std::net::TcpListener>,
-) -> Result<(), String> {
-    let fault = |error: std::io::Error| format!("listening: {error}");
-    let listener = tokio::net::UnixListener::from_std(status_listener).map_err(fault)?;
-    let source = describe.clone();
-    tokio::task::spawn_local(async move { status::serve(listener, async || source.document().await).await });
-    if let Some(listener) = http_listener {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
-        let describe = describe.clone();
-        let source: http::Source = Arc::new(move || {
-            let describe = describe.clone();
-            Box::pin(async move { Some(describe.document().await) })
-        });
-        tokio::spawn(http::serve(listener, source));
-    }
-    Ok(())
-}
-
 /// What `status` and metrics are made from.
 #[derive(Clone)]
 struct Describe {
@@ -191,6 +170,14 @@ struct Describe {
 }
 
 impl Describe {
+    fn source(&self) -> status::Source {
+        let describe = self.clone();
+        Arc::new(move || {
+            let describe = describe.clone();
+            Box::pin(async move { describe.document().await })
+        })
+    }
+
     async fn document(&self) -> Document {
         let figures = self.fast.figures().await;
         let masters = self

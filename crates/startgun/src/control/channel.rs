@@ -62,7 +62,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
                     return Ok(Some(document));
                 }
             }
-            if self.stream.read_buf(&mut self.received).await? == 0 {
+            let read = match self.stream.read_buf(&mut self.received).await {
+                // A peer that was killed sends no close_notify. Documents carry their length, so nothing can be cut short
+                // unnoticed, and between two of them an end is an end.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+                read => read?,
+            };
+            if read == 0 {
                 return match self.received.is_empty() {
                     true => Ok(None),
                     false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),

@@ -10,7 +10,7 @@ mod tcp;
 use crate::config::MasterConfig;
 use crate::control::tls::ServerTls;
 use crate::status::{Document, MasterDocument, RaceDocument};
-use crate::{config, http, startup, status};
+use crate::{config, startup, status};
 use control::RosterHandle;
 use shards::{ShardParts, Shards};
 use startgun_core::master::{Roster, RosterConfig, Shard, ShardConfig, SharedService};
@@ -188,19 +188,7 @@ impl Listeners {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
             tokio::task::spawn_local(tcp::serve(listener, Arc::clone(&describe.service), describe.shards.clone()));
         }
-        let status = tokio::net::UnixListener::from_std(self.status).map_err(fault)?;
-        let source = describe.clone();
-        tokio::task::spawn_local(async move { status::serve(status, async || source.document().await).await });
-        if let Some(listener) = self.http {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
-            let describe = describe.clone();
-            let source: http::Source = Arc::new(move || {
-                let describe = describe.clone();
-                Box::pin(async move { Some(describe.document().await) })
-            });
-            tokio::spawn(http::serve(listener, source));
-        }
-        Ok(())
+        startup::serve_documents(self.status, self.http, describe.source())
     }
 }
 
@@ -216,6 +204,14 @@ struct Describe {
 }
 
 impl Describe {
+    fn source(&self) -> status::Source {
+        let describe = self.clone();
+        Arc::new(move || {
+            let describe = describe.clone();
+            Box::pin(async move { describe.document().await })
+        })
+    }
+
     async fn document(&self) -> Document {
         let snapshot = self.shards.snapshot();
         let delays = snapshot.predetermined_delays.iter().copied().chain(std::iter::repeat(None));

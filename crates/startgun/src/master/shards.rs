@@ -167,7 +167,7 @@ impl ShardThread {
             self.work();
             self.copy_snapshot();
             if !more {
-                self.sleep(self.snapshot_at);
+                self.sleep();
             }
         }
     }
@@ -184,7 +184,8 @@ impl ShardThread {
             self.waker.clear();
             self.take_datagrams(batch, challenge);
             self.work();
-            self.sleep(end);
+            // Not the service addresses: what waits there would end every wait at once.
+            let _ = wait(&[self.waker.as_fd(), self.parts.fast.as_fd()], Some(self.deadline(end)));
         }
     }
 
@@ -276,14 +277,17 @@ impl ShardThread {
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
     }
 
-    /// Until a packet, a message, the machine's timer or `latest`.
-    fn sleep(&self, latest: LocalTime) {
-        let timer = self.parts.shard.poll_timeout().map_or(LocalTime::MAX, |(at, _)| at);
-        let deadline = self.clock.monotonic_deadline(timer.min(latest));
+    fn sleep(&self) {
         let mut descriptors = vec![self.waker.as_fd(), self.parts.fast.as_fd()];
         descriptors.extend(self.parts.services.iter().map(AsFd::as_fd));
         // A failed wait is an iteration that finds nothing.
-        let _ = wait(&descriptors, Some(deadline));
+        let _ = wait(&descriptors, Some(self.deadline(self.snapshot_at)));
+    }
+
+    /// The machine's timer or `latest`, whichever comes first, as the kernel counts.
+    fn deadline(&self, latest: LocalTime) -> i64 {
+        let timer = self.parts.shard.poll_timeout().map_or(LocalTime::MAX, |(at, _)| at);
+        self.clock.monotonic_deadline(timer.min(latest))
     }
 }
 
