@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Most raced names of one master: an order names them by 16 bits, and a control message stays within
-/// [`crate::control::MAX_MESSAGE`] at 1 KiB each.
+/// [`crate::control::MAX_MESSAGE`] at 3 KiB each.
 pub const MAX_RACES: usize = 1_024;
 /// Most addresses of one kind in an answer: 40 × 28 bytes of AAAA fill [`crate::dns::MAX_ANSWER`].
 pub const MAX_ADDRESSES: usize = 40;

@@ -222,7 +222,8 @@ impl RaceTime {
 /// One unbroken run of a master's raw clock: readings of different epochs cannot be compared.
 ///
 /// It is made from the host's boot id, so that a restarted process on a running host keeps its epoch
-/// while a reboot, suspend or migration begins a new one.
+/// while a reboot begins a new one. A suspended or migrated host keeps its boot id: its clock's step is found by the
+/// exchanges.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);

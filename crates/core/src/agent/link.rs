@@ -139,6 +139,10 @@ impl Link {
     /// Puts a session's keys in place; `false` without a welcome before.
     pub(super) fn add_session(&mut self, now: LocalTime, id: SessionId, secret: [u8; SECRET_BYTES]) -> bool {
         let Some(epoch) = self.epoch else { return false };
+        // A session that is there already keeps its counters: a second sealer would use its nonces twice.
+        if self.sessions.iter().any(|session| session.binding.id == id) {
+            return false;
+        }
         for session in &mut self.sessions {
             session.ends_at.get_or_insert(now + OLD_SESSION_LIFE);
         }

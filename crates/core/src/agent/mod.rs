@@ -191,6 +191,8 @@ pub enum Refusal {
     TableFull,
     /// An order of this race with this or a higher revision was there before.
     Repeated,
+    /// The amendment came when the answer was leaving.
+    AmendedTooLate,
 }
 
 impl Refusal {
@@ -208,6 +210,7 @@ impl Refusal {
             Refusal::RateLimited => "order_refused_rate_limited",
             Refusal::TableFull => "order_refused_table_full",
             Refusal::Repeated => "order_refused_repeated",
+            Refusal::AmendedTooLate => "order_refused_amended_too_late",
         }
     }
 }
@@ -232,6 +235,8 @@ struct Pending {
     revision: u8,
     client: SocketAddr,
     transmit_at: Option<RaceTime>,
+    /// When it departs, by the local clock; for a signal, when the order came.
+    at: LocalTime,
     wait: Wait,
 }
 
@@ -384,6 +389,10 @@ impl Agent {
         if earlier.is_some_and(|earlier| earlier.revision >= order.revision || matches!(earlier.wait, Wait::Done)) {
             return Err(Refusal::Repeated);
         }
+        // On its way, or gone: a second departure of one race must not be.
+        if earlier.is_some_and(|earlier| matches!(earlier.wait, Wait::Departure) && earlier.at <= now) {
+            return Err(Refusal::AmendedTooLate);
+        }
         let key = earlier.map(|earlier| earlier.key);
         let link = &self.links[master];
         link.check_service(order.service)?;
@@ -432,7 +441,7 @@ impl Agent {
         };
         if self
             .pending
-            .insert(race_key, Pending { key, revision: order.revision, client: order.client, transmit_at, wait })
+            .insert(race_key, Pending { key, revision: order.revision, client: order.client, transmit_at, at, wait })
             .is_none()
         {
             self.expiries.insert((at.max(now) + HOLD, race_key), ());

@@ -51,7 +51,7 @@ pub struct ClockConfig {
     pub least_propagation_to_master: Span,
     /// Least propagation from the master that the operator vouches for (g_r).
     pub least_propagation_from_master: Span,
-    /// Greatest propagation of an unsolicited signal that the operator vouches for. With it a signal bounds the
+    /// Greatest propagation of an unsolicited signal that the operator vouches for, the master's own sending included. With it a signal bounds the
     /// offset from both sides, on that condition; without it, from below only.
     pub greatest_signal_propagation: Option<Span>,
 }

@@ -177,6 +177,10 @@ impl ZoneSet {
 
     /// What the zones say to `name`, in canonical form, and `rtype`.
     pub fn lookup(&self, name: &[u8], rtype: Rtype) -> Lookup<'_> {
+        // Nobody is listed for transfers.
+        if rtype == Rtype::AXFR || rtype == Rtype::IXFR {
+            return Lookup::NotOurs;
+        }
         self.zone(name).map_or(Lookup::NotOurs, |zone| zone.lookup(name, rtype))
     }
 
@@ -207,7 +211,11 @@ impl Zone {
 
     fn lookup(&self, name: &[u8], rtype: Rtype) -> Lookup<'_> {
         if let Some((owner, set)) = self.delegation(name) {
-            return Lookup::Referral(owner, set);
+            // RFC 4035 section 3.1.4.1: DS at a zone cut is the parent's, and this is the parent.
+            return match rtype == Rtype::DS && owner == name {
+                true => self.nodes.get(name).map_or(Lookup::NotOurs, |node| self.answer(node, rtype)),
+                false => Lookup::Referral(owner, set),
+            };
         }
         if let Some(node) = self.nodes.get(name) {
             return self.answer(node, rtype);
@@ -311,6 +319,9 @@ pub(crate) mod tests {
             ("x.www.cdn.test", Rtype::A, "nxdomain"),
             ("child.cdn.test", Rtype::A, "referral"),
             ("x.child.cdn.test", Rtype::A, "referral"),
+            ("child.cdn.test", Rtype::DS, "nodata"),
+            ("x.child.cdn.test", Rtype::DS, "referral"),
+            ("cdn.test", Rtype::AXFR, "refused"),
             ("test", Rtype::A, "refused"),
             ("example.org", Rtype::A, "refused"),
         ];

@@ -30,6 +30,10 @@ const REPEAT_INTERVAL: Span = Span::from_secs(300);
 const REPORT_TIMEOUT: Span = Span::from_millis(3_500);
 /// How long the keys of a session that has a successor stay good.
 const OLD_SESSION_LIFE: Span = Span::from_secs(10);
+/// Longest name of a site; what the configuration allows.
+const MAX_SITE_NAME: usize = 63;
+/// Counters kept of a report: more than an agent has.
+const MAX_COUNTERS: usize = 128;
 /// Sessions of one agent: the one in use, its successor, and a few that the agent has not acknowledged.
 const MAX_SESSIONS: usize = 8;
 
@@ -176,7 +180,8 @@ impl Roster {
         let Some(agent) = self.agents.get_mut(&slot) else { return };
         match message {
             ToMaster::Hello { protocol, site, fast_path, services, playbook } => {
-                if let Err(reason) = check_hello(agent.welcomed, protocol, &services) {
+                let family = self.config.fast_path.is_ipv4() == reached_at(fast_path, agent.address).is_ipv4();
+                if let Err(reason) = check_hello(agent.welcomed, protocol, &site, &services, family) {
                     self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Refused { reason }));
                     self.outputs.push_back(RosterOutput::Close(slot));
                     return;
@@ -193,7 +198,10 @@ impl Roster {
                 }
             }
             ToMaster::PlaybookKept { version } => agent.playbook = Some(version),
-            ToMaster::Report(report) => agent.report = Some((now, report)),
+            ToMaster::Report(mut report) => {
+                report.counters = report.counters.into_iter().take(MAX_COUNTERS).collect();
+                agent.report = Some((now, report));
+            }
         }
         self.publish(now, slot);
     }
@@ -213,8 +221,7 @@ impl Roster {
         let Some(agent) = self.agents.get_mut(&slot) else { return };
         agent.welcomed = true;
         agent.site = site;
-        let ip = if fast_path.ip().is_unspecified() { agent.address } else { fast_path.ip() };
-        agent.fast_path = SocketAddr::new(ip, fast_path.port());
+        agent.fast_path = reached_at(fast_path, agent.address);
         agent.wanted_playbook = wanted.version();
         agent.playbook = playbook.filter(|version| *version == agent.wanted_playbook);
         let known = agent.playbook.is_some();
@@ -358,12 +365,31 @@ impl Roster {
     }
 }
 
-fn check_hello(welcomed: bool, protocol: u16, services: &[SocketAddr]) -> Result<(), String> {
+/// Where an agent's orders go: an unspecified address means the one that its connection came from.
+fn reached_at(fast_path: SocketAddr, connected_from: IpAddr) -> SocketAddr {
+    let ip = if fast_path.ip().is_unspecified() { connected_from } else { fast_path.ip() };
+    SocketAddr::new(ip, fast_path.port())
+}
+
+fn check_hello(
+    welcomed: bool,
+    protocol: u16,
+    site: &str,
+    services: &[SocketAddr],
+    same_family: bool,
+) -> Result<(), String> {
     if welcomed {
         return Err("a second hello on one connection".into());
     }
     if protocol != PROTOCOL {
         return Err(format!("protocol {protocol}, this master speaks {PROTOCOL}"));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if site.is_empty() || site.len() > MAX_SITE_NAME || !site.chars().all(plain) {
+        return Err(format!("a site name that is not 1 to {MAX_SITE_NAME} of A-Z, a-z, 0-9, - and _"));
+    }
+    if !same_family {
+        return Err("the agent's fast path and the master's are not both IPv4 or both IPv6".into());
     }
     match services.len() > MAX_SERVICES {
         true => Err(format!("{} service addresses, at most {MAX_SERVICES}", services.len())),

@@ -28,12 +28,21 @@ pub use agents::AgentView;
 use agents::Agents;
 use races::{Key, Opened, Races, Repeat};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Most validated sources remembered: 65,536 × about 100 bytes in two tables, 7 MiB per shard.
 const MAX_VALIDATED: usize = 65_536;
 /// Answers with TC set per second and prefix: enough for a farm of resolvers that all start at once.
 const TRUNCATED_PER_PREFIX_PER_S: u32 = 200;
+
+/// What one validation stands for: an IPv4 address, or the /64 that an IPv6 host moves about in, so that no host can
+/// fill the table by itself.
+fn validation_key(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+    }
+}
 
 /// A shard's configuration.
 #[derive(Clone, Debug)]
@@ -120,6 +129,7 @@ pub struct Shard {
     validated_until: BTreeSet<(LocalTime, IpAddr)>,
     race_rate: PrefixRate,
     truncated_rate: PrefixRate,
+    slip: bool,
     sync_signal_at: LocalTime,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -137,6 +147,7 @@ impl Shard {
             validated_until: BTreeSet::new(),
             race_rate: PrefixRate::new(config.races_per_source_per_s),
             truncated_rate: PrefixRate::new(TRUNCATED_PER_PREFIX_PER_S),
+            slip: false,
             sync_signal_at: now + config.sync_signal_interval,
             counters: Counters::new(),
             outputs: VecDeque::new(),
@@ -179,16 +190,28 @@ impl Shard {
                 return self.reply(arrival, |_, out| response.central(&service.zones, lookup, out));
             }
         };
-        let source = arrival.source.ip();
+        // Nobody serves this type: there is nothing to race for, and nothing to be validated for.
+        if !service.races[usize::from(index)].sites.values().any(|site| site.serve(query.rtype())) {
+            self.count("answers_central");
+            return self.reply(arrival, |_, out| {
+                central::fallback(&service, &service.races[usize::from(index)], query, Transport::Udp, out)
+            });
+        }
+        let source = validation_key(arrival.source.ip());
         if self.validated.get(&source).is_none_or(|until| *until < now) {
+            // Beyond the rate every other query is still answered: forged queries must not keep a real resolver, whose
+            // queries are among them, from ever being validated. The answer is no longer than its query in any case.
             if !self.truncated_rate.take(now, Prefix::from(source)) {
-                return self.count("queries_dropped_rate");
+                self.slip = !self.slip;
+                if self.slip {
+                    return self.count("queries_dropped_rate");
+                }
             }
             self.count("answers_truncated");
             let response = Response::new(query, Transport::Udp, &service.master);
             return self.reply(arrival, |_, out| response.truncated(out));
         }
-        let key = Key { source, name: query.name().into(), rtype: query.rtype() };
+        let key = Key { source: arrival.source.ip(), name: query.name().into(), rtype: query.rtype() };
         match self.races.repeat(&key, arrival.source.port(), query.message.header().id()) {
             Some(Repeat::Duplicate) => self.count("queries_duplicate"),
             Some(Repeat::Answered) => self.count("queries_repeated_ignored"),
@@ -250,7 +273,7 @@ impl Shard {
         };
         let (index, rtype) = self.races.subject(race);
         let sent = self.agents.order(&order, index, rtype, &mut self.outputs);
-        *self.counters.entry("orders").or_default() += u64::from(sent);
+        *self.counters.entry("orders").or_default() += sent.len() as u64;
         self.races.note_ordered(race, sent);
     }
 
@@ -269,6 +292,7 @@ impl Shard {
 
     /// A source completed a query over TCP.
     pub fn handle_validated(&mut self, now: LocalTime, source: IpAddr) {
+        let source = validation_key(source);
         let until = now + self.config.validated_for;
         if let Some(earlier) = self.validated.insert(source, until) {
             self.validated_until.remove(&(earlier, source));
@@ -310,7 +334,7 @@ impl Shard {
                             );
                             self.count("exchanges");
                         }
-                        Ok(Frame::Receipt(receipt)) => self.handle_receipt(receipt),
+                        Ok(Frame::Receipt(receipt)) => self.handle_receipt(session, receipt),
                         _ => self.count("datagram_malformed"),
                     }
                 }
@@ -320,12 +344,13 @@ impl Shard {
         self.plain = plain;
     }
 
-    fn handle_receipt(&mut self, receipt: Receipt) {
+    fn handle_receipt(&mut self, session: SessionId, receipt: Receipt) {
         self.count(match receipt.outcome.is_departed() {
             true => "receipts_departed",
             false => "receipts_not_departed",
         });
-        if self.races.note_receipt(&receipt) {
+        let Some(agent) = self.agents.slot_of(session) else { return };
+        if self.races.note_receipt(agent, &receipt) {
             self.answer_open_race(receipt.race, "answers_fallback_all_refused");
         }
     }

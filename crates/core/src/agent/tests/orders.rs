@@ -266,6 +266,19 @@ fn an_amended_order_takes_the_place_of_the_one_before() {
 }
 
 #[test]
+fn an_amendment_that_comes_after_the_departure_but_before_its_stamp_sends_nothing() {
+    let mut bench = Bench::ready();
+    let query = www();
+    let first = bench.order(&query);
+    let departure = sole(&bench.give_order(&first));
+    bench.now = departure.at + Span::from_micros(100);
+    let outputs = bench.give_order(&Order { revision: 1, ..first });
+    assert!(departures(&outputs).is_empty());
+    assert_eq!(bench.receipts(&outputs)[0].outcome, ReceiptOutcome::Refused);
+    assert_eq!(bench.count("order_refused_amended_too_late"), 1);
+}
+
+#[test]
 fn an_answer_is_held_for_its_signal_and_no_other() {
     let mut bench = Bench::ready();
     let query = www();

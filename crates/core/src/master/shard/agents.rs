@@ -8,7 +8,7 @@ use crate::time::{Epoch, RaceTime, Span};
 use crate::wire::session::{self, MAX_PLAIN};
 use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Order, Sealer, SessionId};
 use domain::base::Rtype;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 /// What the master needs between receiving a query and its orders leaving, and an agent between receiving an order and
@@ -161,9 +161,15 @@ impl Agents {
         reached.get(reached.len().div_ceil(2).max(1) - 1).copied().unwrap_or(Span::MAX)
     }
 
-    /// Gathers one order for every runner; how many.
-    pub(super) fn order(&mut self, order: &Order<'_>, index: u16, rtype: Rtype, outputs: &mut VecDeque<Output>) -> u16 {
-        let slots: Vec<Slot> = self
+    /// Gathers one order for every runner; who they are.
+    pub(super) fn order(
+        &mut self,
+        order: &Order<'_>,
+        index: u16,
+        rtype: Rtype,
+        outputs: &mut VecDeque<Output>,
+    ) -> BTreeSet<Slot> {
+        let slots: BTreeSet<Slot> = self
             .runners(index, rtype)
             .filter(|agent| agent.view.services.contains(&order.service))
             .map(|agent| agent.view.slot)
@@ -172,7 +178,12 @@ impl Agents {
             let playbook = self.agents[slot].view.playbook;
             self.gather(*slot, &Frame::Order(Order { playbook, ..order.clone() }), outputs);
         }
-        slots.len() as u16
+        slots
+    }
+
+    /// Whose session it is.
+    pub(super) fn slot_of(&self, id: SessionId) -> Option<Slot> {
+        self.sessions.get(&id).map(|session| session.slot)
     }
 
     /// Gathers a race's signal for every runner.

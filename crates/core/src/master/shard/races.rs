@@ -1,7 +1,7 @@
 //! The races that are open, by resolver and question, and when each is due for what.
 
 use super::Arrival;
-use crate::master::Transmit;
+use crate::master::{Slot, Transmit};
 use crate::time::{LocalTime, RaceTime, Span};
 use crate::wire::{Order, Receipt, TransmitIdentifier};
 use domain::base::Rtype;
@@ -13,7 +13,7 @@ pub(super) const MAX_OPEN_RACES: usize = 65_536;
 /// Most times that one race's orders are amended: no resolver repeats a query more often within half a second.
 const MAX_REVISION: u8 = 8;
 /// Departed answers that settle a race: with one alone, its loss would leave the client without any.
-const SETTLING_DEPARTURES: u16 = 2;
+const SETTLING_DEPARTURES: usize = 2;
 /// Where the counter within a race's number ends and the shard begins.
 const SHARD_SHIFT: u32 = 56;
 
@@ -44,9 +44,10 @@ struct Race {
     /// The newest query of this race.
     arrival: Arrival,
     id: u16,
-    ordered: u16,
-    departed: u16,
-    refused: u16,
+    /// Agents whose receipt is awaited: each has one word, and only on what it was ordered to do.
+    awaited: BTreeSet<Slot>,
+    ordered: usize,
+    departed: usize,
     answered: bool,
 }
 
@@ -129,9 +130,9 @@ impl Races {
             revision: 0,
             id: message_id(arrival),
             arrival: arrival.clone(),
+            awaited: BTreeSet::new(),
             ordered: 0,
             departed: 0,
-            refused: 0,
             answered: false,
         };
         self.by_id.insert(number, race);
@@ -153,7 +154,8 @@ impl Races {
             race.revision += 1;
             race.id = message_id(arrival);
             race.arrival = arrival.clone();
-            (race.ordered, race.departed, race.refused) = (0, 0, 0);
+            race.awaited.clear();
+            (race.ordered, race.departed) = (0, 0);
         }
     }
 
@@ -176,22 +178,23 @@ impl Races {
         })
     }
 
-    pub(super) fn note_ordered(&mut self, number: u64, agents: u16) {
+    pub(super) fn note_ordered(&mut self, number: u64, agents: BTreeSet<Slot>) {
         if let Some(race) = self.by_id.get_mut(&number) {
-            race.ordered = agents;
+            race.ordered = agents.len();
+            race.awaited = agents;
         }
     }
 
-    /// Takes in a receipt; `true` when it was the last and no answer departed.
-    pub(super) fn note_receipt(&mut self, receipt: &Receipt) -> bool {
+    /// Takes in an agent's receipt; `true` when it was the last and no answer departed.
+    pub(super) fn note_receipt(&mut self, agent: Slot, receipt: &Receipt) -> bool {
         let Some(race) = self.by_id.get_mut(&receipt.race).filter(|race| race.revision == receipt.revision) else {
             return false;
         };
-        match receipt.outcome.is_departed() {
-            true => race.departed += 1,
-            false => race.refused += 1,
+        if !race.awaited.remove(&agent) {
+            return false;
         }
-        race.departed == 0 && race.refused >= race.ordered
+        race.departed += usize::from(receipt.outcome.is_departed());
+        race.departed == 0 && race.awaited.is_empty()
     }
 
     /// The master answers this (repeated) query itself: the race is answered.
