@@ -10,7 +10,9 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Becomes `user`, with its groups, for good: no program that this process starts can gain more either.
+/// Becomes `user`, with its groups, for good: no program that this process starts can gain more either. A process that
+/// is that user already only gives up its capabilities. Call it before other threads are started: capabilities belong to
+/// a thread.
 ///
 /// # Errors
 /// When there is no such user, or the kernel refuses.
@@ -23,15 +25,54 @@ pub fn drop_to(user: &str) -> io::Result<()> {
     }
     // SAFETY: not null, see above.
     let (uid, gid) = unsafe { ((*entry).pw_uid, (*entry).pw_gid) };
-    // SAFETY: `name` is a C string.
-    check(unsafe { libc::initgroups(name.as_ptr(), gid) })?;
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::setresgid(gid, gid, gid) })?;
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::setresuid(uid, uid, uid) })?;
+    // SAFETY: takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != uid {
+        // SAFETY: `name` is a C string.
+        check(unsafe { libc::initgroups(name.as_ptr(), gid) })?;
+        // SAFETY: takes numbers only.
+        check(unsafe { libc::setresgid(gid, gid, gid) })?;
+        // SAFETY: takes numbers only.
+        check(unsafe { libc::setresuid(uid, uid, uid) })?;
+    }
+    drop_capabilities()
+}
+
+/// Gives up every capability of this thread, and with it of every thread that it starts, unless it is root.
+///
+/// # Errors
+/// The kernel's.
+pub fn drop_capabilities() -> io::Result<()> {
     // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    Ok(())
+    if is_root() {
+        return Ok(());
+    }
+    // SAFETY: PR_CAP_AMBIENT takes numbers only.
+    check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let none = [[0u32; 3]; 2];
+    // SAFETY: the header and two empty sets of three words each are what version 3 of the call reads.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    check(result as libc::c_int).map(|_| ())
+}
+
+/// capset(2) knows no other version since Linux 2.6.26.
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// Lets this process take real-time priorities up to `priority` also after it has given up being root.
+///
+/// # Errors
+/// When it may not allow itself that.
+pub fn allow_realtime_priority(priority: i32) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: priority as libc::rlim_t, rlim_max: priority as libc::rlim_t };
+    // SAFETY: `limit` is valid for reading.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_RTPRIO, &raw const limit) }).map(|_| ())
 }
 
 /// Lets this thread run before every ordinary one (`SCHED_FIFO`).

@@ -379,14 +379,14 @@ impl UdpSocket {
         let mut program = Vec::new();
         if self.address.is_ipv4() {
             program.push(load(12));
+            program.push(op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, IPV4_HOST_BITS));
         } else {
-            // A ← w0 xor w1 xor w2 xor w3 of the source.
+            // A ← (w1 without its last byte) xor w0: the first 56 bits of the source.
             program.push(load(8));
-            for word in 1..4 {
-                program.push(op(libc::BPF_MISC | libc::BPF_TAX, 0));
-                program.push(load(8 + 4 * word));
-                program.push(op(libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X, 0));
-            }
+            program.push(op(libc::BPF_MISC | libc::BPF_TAX, 0));
+            program.push(load(12));
+            program.push(op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, IPV6_SECOND_WORD));
+            program.push(op(libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X, 0));
         }
         program.push(op(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, MIX));
         program.push(op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, MIX_SHIFT));
@@ -405,6 +405,17 @@ impl UdpSocket {
             op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, shards as u32),
             op(libc::BPF_RET | libc::BPF_A, 0),
         ])
+    }
+
+    /// Refuses every packet that comes in. For sockets that only send: stray packets would fill the buffer, from which
+    /// transmit timestamps are paid for too, and these would stop.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn refuse_input(&self) -> io::Result<()> {
+        let program = [op(libc::BPF_RET | libc::BPF_K, 0)];
+        let program = libc::sock_fprog { len: 1, filter: program.as_ptr().cast_mut() };
+        set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
     }
 
     fn attach(&self, program: &[libc::sock_filter]) -> io::Result<()> {
@@ -476,14 +487,19 @@ pub(crate) fn op(code: u32, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
-/// The shard that [`UdpSocket::steer_by_source`] sends this source's packets to: whatever its port.
+/// A whole prefix, /24 or /56, meets one shard: the same that share a budget there.
+const IPV4_HOST_BITS: u32 = 8;
+const IPV6_SECOND_WORD: u32 = 0xffff_ff00;
+
+/// The shard that [`UdpSocket::steer_by_source`] sends this source's packets to: whatever its port, and whatever its
+/// address within its /24 or /56.
 pub fn shard_of_source(source: IpAddr, shards: usize) -> usize {
     let word = match source {
-        IpAddr::V4(ip) => ip.to_bits(),
-        IpAddr::V6(ip) => ip
-            .octets()
-            .chunks_exact(4)
-            .fold(0, |mixed, word| mixed ^ word.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))),
+        IpAddr::V4(ip) => ip.to_bits() >> IPV4_HOST_BITS,
+        IpAddr::V6(ip) => {
+            let prefix = (ip.to_bits() >> 64) as u64;
+            (prefix >> 32) as u32 ^ (prefix as u32 & IPV6_SECOND_WORD)
+        }
     };
     (word.wrapping_mul(MIX) >> MIX_SHIFT) as usize % shards.max(1)
 }

@@ -8,6 +8,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+/// A peer that acknowledges nothing for this long is gone; a few retransmissions on the longest path fit in.
+const SILENT_PEER: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Files in a directory of state are the owner's alone.
 pub const STATE_MODE: u32 = 0o700;
 
@@ -78,6 +81,19 @@ pub fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, String> {
     Ok(listener)
 }
 
+/// A control connection's other end that has gone without a word is noticed within seconds: both ends write every second,
+/// or are probed.
+///
+/// # Errors
+/// The kernel's.
+pub fn prepare_control_stream(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(SILENT_PEER))?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(SILENT_PEER / 2).with_interval(SILENT_PEER / 4);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
 /// The status socket.
 ///
 /// # Errors
@@ -129,7 +145,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 /// When that fails: the process must not go on with more than it should have.
 pub fn drop_privileges(user: Option<&str>) -> Result<(), String> {
     match user {
-        None => Ok(()),
+        None => {
+            if startgun_net::privileges::is_root() {
+                tracing::warn!("running as root for good: name a user to become with the key `user`");
+            }
+            startgun_net::privileges::drop_capabilities().map_err(|error| format!("giving up capabilities: {error}"))
+        }
         Some(user) => startgun_net::privileges::drop_to(user).map_err(|error| format!("becoming user {user}: {error}")),
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -118,7 +118,9 @@ pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Document> + Send>>
 /// # Errors
 /// As for binding a Unix socket. A socket that no process listens on any more is replaced.
 pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    if UnixStream::connect(path).is_err() && path.exists() {
+    // Nothing but a socket is ever removed: a mistyped path must not cost a file.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|entry| entry.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
     if let Some(directory) = path.parent() {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use startgun_core::agent::{Audit, DepartureOutcome};
 use startgun_core::clock::Reading;
 use startgun_core::time::Span;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -51,20 +51,28 @@ enum Record<'a> {
     },
 }
 
-/// Opens the log and starts its thread.
+/// Opens the log, while privileges are still there.
 ///
 /// # Errors
 /// Where the file cannot be opened for appending.
-pub(super) fn start(path: &Path, masters: Vec<String>) -> Result<AuditSender, String> {
-    let fault = |error: std::io::Error| format!("audit_log {}: {error}", path.display());
-    let file = OpenOptions::new().create(true).append(true).open(path).map_err(fault)?;
+pub(super) fn open(path: &Path) -> Result<File, String> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|error| format!("audit_log {}: {error}", path.display()))
+}
+
+/// Starts the log's thread.
+///
+/// # Errors
+/// Where the kernel gives no thread.
+pub(super) fn start(file: File, masters: Vec<String>) -> Result<AuditSender, String> {
     let (sender, records) = sync_channel(RECORDS);
     let write = move || write_all(BufWriter::new(file), &records, &masters);
-    std::thread::Builder::new().name("audit".into()).spawn(write).map_err(fault)?;
+    let started = std::thread::Builder::new().name("audit".into()).spawn(write);
+    started.map_err(|error| format!("starting the audit log's thread: {error}"))?;
     Ok(sender)
 }
 
-fn write_all(mut file: BufWriter<std::fs::File>, records: &Receiver<Audit>, masters: &[String]) {
+fn write_all(mut file: BufWriter<File>, records: &Receiver<Audit>, masters: &[String]) {
     loop {
         match records.recv_timeout(FLUSH_INTERVAL) {
             Ok(audit) => {

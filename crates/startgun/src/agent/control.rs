@@ -5,6 +5,7 @@ use crate::control::Fault;
 use crate::control::channel::Channel;
 use crate::control::tls::{ClientTls, LogGate, fast_path_secret, unchecked_server_name};
 use startgun_core::control::{ToAgent, ToMaster};
+use startgun_core::playbook::PreparedPlaybook;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ impl Link {
     async fn connect(&self, tls: &ClientTls) -> Result<TlsStream<TcpStream>, Fault> {
         let dial = async {
             let stream = TcpStream::connect(self.address).await?;
-            stream.set_nodelay(true)?;
+            crate::startup::prepare_control_stream(&stream)?;
             TlsConnector::from(tls.config()).connect(unchecked_server_name(), stream).await
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, dial).await {
@@ -134,6 +135,9 @@ impl Link {
                 FastInput::Control { master: self.index, document: Box::new(welcome) }
             }
             ToAgent::Playbook(playbook) => {
+                if let Err(error) = PreparedPlaybook::new(&playbook) {
+                    return Err(Fault::new("playbook", error.to_string()));
+                }
                 let json = serde_json::to_vec(&playbook).map_err(|error| Fault::new("protocol", error.to_string()))?;
                 // On disk before it is acknowledged; without a disk the agent still races, and says so.
                 if let Err(error) = crate::startup::write_atomically(&self.playbook, &json) {

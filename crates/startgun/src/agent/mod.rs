@@ -58,8 +58,12 @@ pub fn run(path: &Path) -> Result<(), String> {
     let http_listener = config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?;
     let status_listener = startup::status_socket(&config.host.status_socket)?;
     startup::state_directory(&config.host.state_dir, config.host.user.as_deref())?;
-    let audit = config.audit_log.as_deref().map(|path| audit::start(path, master_names(&config))).transpose()?;
+    let audit = config.audit_log.as_deref().map(audit::open).transpose()?;
+    // Where that is not permitted the limit stays what it is, and the thread says what it got.
+    let _ = startgun_net::privileges::allow_realtime_priority(DEPARTURE_PRIORITY);
+    startup::drop_privileges(config.host.user.as_deref())?;
 
+    let audit = audit.map(|file| audit::start(file, master_names(&config))).transpose()?;
     let thread_fault = |error: std::io::Error| format!("starting threads: {error}");
     let waker = Waker::new().map_err(thread_fault)?;
     let options = departure::Options {
@@ -70,7 +74,6 @@ pub fn run(path: &Path) -> Result<(), String> {
     };
     let departures = DepartureThread::spawn(clock.clone(), sockets, options, waker.clone()).map_err(thread_fault)?;
     let scheduling = departures.scheduling().to_owned();
-    startup::drop_privileges(config.host.user.as_deref())?;
 
     let mut agent = Agent::new(core_config(&config), clock.now());
     for (index, master) in config.masters.iter().enumerate() {
@@ -141,9 +144,12 @@ fn bind_services(config: &AgentConfig) -> Result<(Vec<SocketAddr>, Vec<UdpSocket
         config.masters.iter().flat_map(|master| master.service_addresses.iter().copied()).collect();
     services.sort_unstable();
     services.dedup();
-    let bind = |address: &SocketAddr| {
+    let bind = |address: &SocketAddr| -> Result<UdpSocket, String> {
         let options = Options { transparent: true, reuse_port: true, transmit_timestamps: true, ..Options::default() };
-        UdpSocket::bind(*address, options).map_err(|error| format!("service address {address}: {error}"))
+        let fault = |error: std::io::Error| format!("service address {address}: {error}");
+        let socket = UdpSocket::bind(*address, options).map_err(fault)?;
+        socket.refuse_input().map_err(fault)?;
+        Ok(socket)
     };
     let sockets = services.iter().map(bind).collect::<Result<_, _>>()?;
     Ok((services, sockets))

@@ -196,9 +196,10 @@ fn read_clock(section: Section<'_>) -> Clock {
         max_bound,
         max_drift_ppm: section
             .or("max_drift_ppm", default.max_drift_ppm, |value| value.integer(1..=10_000, "parts per million")),
-        // 10 ms are 100 exchanges per second and master; a minute leaves one sample in the clock's window.
+        // 16 requests are outstanding at most, so 50 ms allow for round trips of 0.8 s; 10 s leave six samples in the
+        // clock's window of a minute.
         exchange_interval: section
-            .or("exchange_interval_ms", default.exchange_interval, |value| value.milliseconds(10.0..=60_000.0)),
+            .or("exchange_interval_ms", default.exchange_interval, |value| value.milliseconds(50.0..=10_000.0)),
     };
     section.finish();
     clock

@@ -28,9 +28,11 @@ const COMMANDS: usize = 256;
 /// Events that may wait for the roster: a report per second from 1,024 agents, and a burst of hellos.
 const EVENTS: usize = 4_096;
 /// A peer that has not finished its handshake by then is dropped.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A challenge: its mark and a token.
+const CHALLENGE_BYTES: usize = 17;
 /// Handshakes under way at once; more wait in the listener's queue.
-const MAX_HANDSHAKES: usize = 64;
+const MAX_HANDSHAKES: usize = 256;
 /// An agent reports every second; one that says nothing for this long is gone.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often certificates and the revoked list are looked at.
@@ -66,6 +68,9 @@ impl RosterHandle {
 
     /// A packet that looks like a self-test's challenge; dropped when the queue is full, it will be repeated.
     pub(super) fn challenge(&self, source: SocketAddr, bytes: &[u8]) {
+        if bytes.len() != CHALLENGE_BYTES {
+            return;
+        }
         let _ = self.0.try_send(Event::Challenge(source, bytes.to_vec()));
     }
 
@@ -85,13 +90,20 @@ pub(super) async fn run_roster(
     shards: Shards,
 ) {
     let mut connections: BTreeMap<Slot, mpsc::Sender<Command>> = BTreeMap::new();
+    // Kept across events: a deadline counted anew after each would never come while agents report often enough.
+    let mut due = roster.poll_timeout(clock.now());
     loop {
-        let wait = roster.poll_timeout(clock.now()) - clock.now();
+        let wait = due - clock.now();
         let wait = Duration::from_nanos(wait.as_nanos().max(0).unsigned_abs());
         match tokio::time::timeout(wait, events.recv()).await {
             Ok(None) => return,
             Ok(Some(event)) => handle(&mut roster, event, &clock, &mut connections),
-            Err(_) => roster.handle_timeout(clock.now()),
+            Err(_) => {}
+        }
+        let now = clock.now();
+        if now >= due {
+            roster.handle_timeout(now);
+            due = roster.poll_timeout(now);
         }
         while let Some(output) = roster.poll_output() {
             perform(output, &mut connections, &shards);
@@ -196,7 +208,7 @@ impl Server {
     }
 
     async fn connection(&self, stream: TcpStream, peer: SocketAddr, permit: Permit) {
-        let _ = stream.set_nodelay(true);
+        let _ = crate::startup::prepare_control_stream(&stream);
         let acceptor = TlsAcceptor::from(self.tls.borrow().config());
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -215,7 +227,7 @@ impl Server {
             Err(error) => return self.refuse(&peer.ip().to_string(), &Fault::new("no_identity", error.to_string())),
         };
         let (reply, answer) = oneshot::channel();
-        let connected = Event::Connected { name: identity.name.clone(), address: peer.ip(), reply };
+        let connected = Event::Connected { name: identity.name.clone(), address: peer.ip().to_canonical(), reply };
         if self.roster.0.send(connected).await.is_err() {
             return;
         }

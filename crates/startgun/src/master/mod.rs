@@ -184,9 +184,15 @@ impl Listeners {
         let fault = |error: std::io::Error| format!("listening: {error}");
         let control = tokio::net::TcpListener::from_std(self.control).map_err(fault)?;
         tokio::task::spawn_local(control::serve(control, tls, describe.roster.clone()));
+        let connections = tcp::Connections::default();
         for listener in self.dns {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
-            tokio::task::spawn_local(tcp::serve(listener, Arc::clone(&describe.service), describe.shards.clone()));
+            tokio::task::spawn_local(tcp::serve(
+                listener,
+                Arc::clone(&describe.service),
+                describe.shards.clone(),
+                connections.clone(),
+            ));
         }
         startup::serve_documents(self.status, self.http, describe.source())
     }

@@ -24,6 +24,8 @@ use std::thread::JoinHandle;
 const INPUTS: usize = 4_096;
 /// Packets taken from one socket at a time.
 const BATCH: usize = 64;
+/// Queries whose orders share datagrams: an order takes about 130 bytes, so eight fill one.
+const QUERIES_TOGETHER: usize = 8;
 /// How often the figures for `status` are copied out.
 const SNAPSHOT_INTERVAL: Span = Span::from_millis(500);
 /// Replies to exchanges whose transmit timestamp is awaited: more than 1,024 agents ask within 100 ms.
@@ -191,12 +193,17 @@ impl ShardThread {
 
     /// Lets the machine handle what was taken, and does what it wants done.
     fn work(&mut self) {
-        while self.parts.shard.handle_next(self.clock.now()) {
-            self.perform_outputs();
-        }
+        while self.answer_queries() {}
         self.parts.shard.handle_timeout(self.clock.now());
         self.perform_outputs();
         self.take_stamps();
+    }
+
+    /// Handles a few queries and sends what they caused, orders to one agent together; `true` while there may be more.
+    fn answer_queries(&mut self) -> bool {
+        let handled = (0..QUERIES_TOGETHER).take_while(|_| self.parts.shard.handle_next(self.clock.now())).count();
+        self.perform_outputs();
+        handled == QUERIES_TOGETHER
     }
 
     /// `true` when it is time to stop.

@@ -5,12 +5,14 @@
 
 use super::shards::{ShardInput, Shards};
 use startgun_core::master::{SharedService, central};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use startgun_core::rate::Prefix;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 /// Connections at once, over all service addresses: 512 × 64 KiB of longest message are 32 MiB.
 const MAX_CONNECTIONS: usize = 512;
@@ -19,17 +21,55 @@ const MAX_QUERIES: usize = 1_000;
 /// An idle connection is closed after this long (RFC 7766 section 6.2.3: a few seconds).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Connections of one client prefix: a farm of resolvers that all validate at once, and no more of one host.
+const MAX_CONNECTIONS_PER_PREFIX: u32 = 16;
+
+/// The connections that there are, over all service addresses.
+#[derive(Clone, Default)]
+pub(super) struct Connections(Rc<RefCell<BTreeMap<Prefix, u32>>>);
+
+/// One connection's place; given back when dropped.
+struct Place(Connections, Prefix);
+
+impl Connections {
+    /// A place for one more connection of `peer`; `None` when it or everybody has enough.
+    fn enter(&self, peer: IpAddr) -> Option<Place> {
+        let prefix = Prefix::from(peer.to_canonical());
+        let mut open = self.0.borrow_mut();
+        if open.values().map(|count| *count as usize).sum::<usize>() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let count = open.entry(prefix).or_default();
+        if *count >= MAX_CONNECTIONS_PER_PREFIX {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), prefix))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.0.0.borrow_mut();
+        if let Some(count) = open.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.1);
+            }
+        }
+    }
+}
+
 /// Serves one service address until the process ends.
-pub(super) async fn serve(listener: TcpListener, service: SharedService, shards: Shards) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub(super) async fn serve(listener: TcpListener, service: SharedService, shards: Shards, connections: Connections) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else { continue };
+                let Some(place) = connections.enter(peer.ip()) else { continue };
                 let (service, shards) = (service.clone(), shards.clone());
                 tokio::task::spawn_local(async move {
                     let _ = connection(stream, peer, &service, &shards).await;
-                    drop(permit);
+                    drop(place);
                 });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -60,4 +100,24 @@ async fn connection(
         tokio::time::timeout(IDLE_TIMEOUT, stream.write_all(&bytes)).await??;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_prefix_takes_all_places_and_places_come_back() {
+        let connections = Connections::default();
+        let host = |a: u8, b: u8| IpAddr::from([198, 18, a, b]);
+        let held: Vec<Place> = (0..=255).filter_map(|b| connections.enter(host(0, b))).collect();
+        assert_eq!(held.len(), MAX_CONNECTIONS_PER_PREFIX as usize);
+        let others: Vec<Place> = (1..=255)
+            .flat_map(|a| (0..16).map(move |b| (a, b)))
+            .filter_map(|(a, b)| connections.enter(host(a, b)))
+            .collect();
+        assert_eq!(held.len() + others.len(), MAX_CONNECTIONS);
+        drop((held, others));
+        assert!(connections.0.borrow().is_empty());
+    }
 }

@@ -312,7 +312,7 @@ fn faulty_agents_are_refused_in_these_words() {
         (
             "max_bound_ms = 100",
             "exchange_interval_ms = 1",
-            "f.toml:13:24: clock.exchange_interval_ms: found 1, expected milliseconds, a number from 10 to 60000",
+            "f.toml:13:24: clock.exchange_interval_ms: found 1, expected milliseconds, a number from 50 to 10000",
         ),
         (
             "name = \"tokyo\"\n",
