@@ -735,7 +735,7 @@ mod tests {
                 |to, _| {
                     for host in 1..40 {
                         for _ in 0..2 {
-                            let from = UdpSocket::bind(address(&format!("127.0.1.{host}:0")), Options::default())
+                            let from = UdpSocket::bind(address(&format!("127.1.{host}.{host}:0")), Options::default())
                                 .expect("a socket");
                             from.send_to(b"x", to).expect("sent");
                         }
@@ -761,9 +761,20 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_that_shares_a_budget_shares_a_shard() {
+        let shard = |text: &str| shard_of_source(text.parse().expect("an address"), 64);
+        assert_eq!(shard("198.51.100.1"), shard("198.51.100.254"));
+        assert_eq!(shard("2001:db8:0:1200::1"), shard("2001:db8:0:12ff:1:2:3:4"));
+        let spread =
+            |texts: Vec<String>| texts.iter().map(|text| shard(text)).collect::<std::collections::BTreeSet<_>>();
+        assert!(spread((0..=255).map(|i| format!("198.51.{i}.1")).collect()).len() > 40);
+        assert!(spread((0..=255).map(|i| format!("2001:db8:0:{i:x}00::1")).collect()).len() > 40);
+    }
+
+    #[test]
     fn ipv6_sources_meet_their_shards_too() {
         let foreign = |host: u16, to: SocketAddr| {
-            let source = SocketAddr::new(IpAddr::from([0x2001, 0xdb8, 0, host, 7, 0, 0, 1]), 0);
+            let source = SocketAddr::new(IpAddr::from([0x2001, 0xdb8, host, 0, 7, 0, 0, 1]), 0);
             let from = UdpSocket::bind(source, Options { transparent: true, ..Options::default() })?;
             from.send_to(b"x", to).map(|_| ())
         };
