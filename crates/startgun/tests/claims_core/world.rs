@@ -53,10 +53,12 @@ impl Default for Plan {
     }
 }
 
+/// What the client asks and the agents answer from.
 pub fn service_address() -> SocketAddr {
     SocketAddr::from(([198, 51, 100, 1], 53))
 }
 
+/// Who asks.
 pub fn client() -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 9], 4_242))
 }
@@ -175,6 +177,7 @@ enum Event {
     Depart(usize, Departure),
 }
 
+/// Everything, and what became of it so far.
 pub struct World {
     pub now: LocalTime,
     pub shard: Shard,

@@ -116,6 +116,7 @@ impl HandAgent {
         self.shared.playbook.lock().expect("held").clone().expect("pushed")
     }
 
+    /// The epoch of the master's timeline, as it said in its welcome.
     pub fn epoch(&self) -> Epoch {
         self.shared.welcome.lock().expect("held").expect("welcomed").0
     }

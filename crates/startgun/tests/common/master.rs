@@ -144,9 +144,11 @@ impl HandMaster {
         self.races
     }
 
-    /// Sends an unsolicited synchronisation signal.
-    pub fn sync_signal(&self) {
-        self.say(&Frame::SyncSignal { sent: race_time(now()) });
+    /// Sends an unsolicited synchronisation signal; how long after the instant that it names it had left, at most.
+    pub fn sync_signal(&self) -> Span {
+        let sent = now();
+        let (_, latest) = self.say(&Frame::SyncSignal { sent: race_time(sent) });
+        latest - sent
     }
 
     /// The receipts so far.

@@ -94,12 +94,14 @@ pub struct Udp {
 }
 
 impl Udp {
+    /// A socket on a loopback address; port 0 takes any.
     pub fn bind(address: SocketAddr) -> Self {
         let options = Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
         let socket = UdpSocket::bind(address, options).expect("a loopback address");
         Udp { socket, clock: HostClock::new(None), batch: ReceiveBatch::new(1) }
     }
 
+    /// The address that it is bound to.
     pub fn address(&self) -> SocketAddr {
         self.socket.address()
     }
@@ -166,6 +168,7 @@ impl Stage {
         Stage { directory, network, processes }
     }
 
+    /// A file of the stage.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -175,6 +178,7 @@ impl Stage {
         Ipv4Addr::new(127, self.network[0], self.network[1], last)
     }
 
+    /// An address of this stage with a port.
     pub fn address(&self, last: u8, port: u16) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(self.ip(last)), port)
     }
@@ -204,6 +208,7 @@ impl Stage {
         Udp::bind(self.address(200, 0))
     }
 
+    /// Writes a file of the stage.
     pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).expect("written");
     }
@@ -341,6 +346,7 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
 }
 
+/// What TLS is made with.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -352,10 +358,12 @@ pub struct Documents<S> {
 }
 
 impl<S: Read + std::io::Write> Documents<S> {
+    /// Documents on a stream whose reads time out.
     pub fn new(stream: S) -> Self {
         Documents { stream, received: Vec::new() }
     }
 
+    /// Writes a document.
     pub fn write(&mut self, document: &impl serde::Serialize) -> std::io::Result<()> {
         let json = serde_json::to_vec(document)?;
         let mut bytes = (json.len() as u32).to_be_bytes().to_vec();
