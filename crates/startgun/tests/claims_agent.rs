@@ -140,7 +140,10 @@ fn claim_22_signals_with_a_vouched_propagation_let_the_agent_process_race() {
     let mut client = stage.client();
     // A signal that the scheduler held back for longer than was vouched for is a lie, and the next one mends it.
     wait_for("ten signals, the last of them sent without delay", || {
-        (0..10).map(|_| master.sync_signal()).last().filter(|took| *took <= ms(1)).map(drop)
+        for _ in 0..9 {
+            master.sync_signal();
+        }
+        (master.sync_signal() <= ms(1)).then_some(())
     });
     wait_until_ready(&stage);
     let clock = report(&stage)["clock"].clone();

@@ -319,7 +319,8 @@ fn play_race(bench: &mut Bench, forwards: [Span; 2]) -> (LocalTime, Vec<(Ipv4Add
 #[test]
 fn claim_19_above_the_largest_transmission_delay_nobody_is_late() {
     let forwards = [ms(20), ms(60)];
-    let mut bench = Bench::new("fallback_after_ms = 250", &[raced("www", "cover = 1.0")], &[20, 60]);
+    // A margin for what this machine may do to the master between stamping and sending.
+    let mut bench = Bench::new("fallback_after_ms = 250", &[raced("www", "cover = 1.0\nmargin_ms = 60")], &[20, 60]);
     let mut spare = Vec::new();
     for _ in 0..3 {
         let (t, arrivals) = play_race(&mut bench, forwards);
@@ -330,7 +331,7 @@ fn claim_19_above_the_largest_transmission_delay_nobody_is_late() {
         spare.extend(arrivals.iter().map(|(_, after)| *after));
         assert!(now() > t);
     }
-    assert!(median(spare.clone()) <= ms(10), "at T: {spare:?}");
+    assert!(median(spare.clone()) <= ms(50), "at T: {spare:?}");
     wait_for("two receipts of each race", || (bench.stage.counter("m1", "receipts_departed") == 6).then_some(()));
     assert_eq!(bench.stage.counter("m1", "receipts_not_departed"), 0, "nobody was late");
     assert_eq!(bench.stage.counter("m1", "answers_fallback"), 0);
@@ -338,10 +339,10 @@ fn claim_19_above_the_largest_transmission_delay_nobody_is_late() {
 
 #[test]
 fn claim_20_at_or_below_it_the_far_agent_is_late_and_drops() {
-    let mut bench = Bench::new("", &[raced("www", "delay_ms = 30\nlate = \"drop\"")], &[20, 60]);
+    let mut bench = Bench::new("", &[raced("www", "delay_ms = 80\nlate = \"drop\"")], &[20, 120]);
     let playbook = bench.agents[1].playbook();
     assert_eq!(playbook.races[0].late, LatePolicy::Drop, "the playbook tells the policy");
-    let (_, arrivals) = play_race(&mut bench, [ms(20), ms(60)]);
+    let (_, arrivals) = play_race(&mut bench, [ms(20), ms(120)]);
     let (first, after) = arrivals.first().expect("an answer");
     assert_eq!(*first, site_address(0), "{arrivals:?}");
     assert!(*after >= ms(0) - STAMP_SLACK, "{arrivals:?}");
@@ -357,12 +358,12 @@ fn claim_20_at_or_below_it_the_far_agent_is_late_and_drops() {
 
 #[test]
 fn claim_20_at_or_below_it_the_far_agent_is_late_and_sends() {
-    let mut bench = Bench::new("", &[raced("www", "delay_ms = 30\nlate = \"send\"")], &[20, 60]);
+    let mut bench = Bench::new("", &[raced("www", "delay_ms = 80\nlate = \"send\"")], &[20, 120]);
     assert_eq!(bench.agents[1].playbook().races[0].late, LatePolicy::Send, "the playbook tells the policy");
-    let (_, arrivals) = play_race(&mut bench, [ms(20), ms(60)]);
+    let (_, arrivals) = play_race(&mut bench, [ms(20), ms(120)]);
     let sites: Vec<Ipv4Addr> = arrivals.iter().map(|(address, _)| *address).collect();
     assert_eq!(sites, [site_address(0), site_address(1)], "{arrivals:?}");
-    assert!(arrivals[1].1 >= ms(29), "late by 30 ms: {arrivals:?}");
+    assert!(arrivals[1].1 >= ms(39), "late by 40 ms: {arrivals:?}");
 }
 
 #[test]

@@ -23,8 +23,10 @@ rtt_ms = [[], [80], [40, 50], [10, 60, 70], [60, 30, 60, 100]]
 "#;
 /// Each site's true way to the client, less the nearest's, in the order of the finish.
 const BEHIND_MS: [(&str, f64); 3] = [("north", 0.0), ("east", 15.0), ("south", 35.0)];
-/// What six processes that compete for two cores and a busy hypervisor may add to it.
-const BEHIND_SLACK_MS: f64 = 8.0;
+/// What clock errors, and processes that compete for two cores, may add to it.
+const BEHIND_SLACK_MS: f64 = 4.0;
+/// How often the demo is run at most; each takes about 20 s.
+const ATTEMPTS: usize = 3;
 
 /// Why there can be no network namespaces here.
 fn missing_namespaces() -> Option<String> {
@@ -43,7 +45,22 @@ fn claim_23_a_real_resolver_adopts_the_nearest_sites_answer_which_comes_first() 
         println!("skipped: {reason}");
         return;
     }
-    let (stage, resolver) = (Stage::empty(), resolver.expect("checked"));
+    let resolver = resolver.expect("checked");
+    // A processor that is taken away for 2 ms makes an agent late, and its answer stays at home, as it should: the demo
+    // itself repeats an attempt that was disturbed like that, and so does this.
+    let mut faults = Vec::new();
+    for _ in 0..ATTEMPTS {
+        match demo(resolver) {
+            Ok(()) => return,
+            Err(fault) => faults.push(fault),
+        }
+    }
+    panic!("{}", faults.join("\n---\n"));
+}
+
+/// One run of the demo: `Err` where what happened is not what is claimed.
+fn demo(resolver: &str) -> Result<(), String> {
+    let stage = Stage::empty();
     stage.write("three.toml", SCENARIO);
     let scenario = stage.path("three.toml");
     let arguments = ["--seconds", "3", "--seed", "23", "--report", "json", "--show-race", "--clients", resolver];
@@ -51,37 +68,44 @@ fn claim_23_a_real_resolver_adopts_the_nearest_sites_answer_which_comes_first() 
     let output = output.expect("it starts");
     let story = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{story}");
-    println!("{story}");
-
-    // Every arrival at the client, as `startgun race` saw them: the truly nearest first, each as far behind as it is away.
-    let finish: Vec<Vec<&str>> = story
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .skip_while(|words| words.first() != Some(&"place"))
-        .skip(1)
-        .take(BEHIND_MS.len())
-        .collect();
-    assert_eq!(finish.len(), BEHIND_MS.len(), "all sites finish: {story}");
-    for (words, (site, behind_ms)) in finish.iter().zip(BEHIND_MS) {
-        assert_eq!(words[1], site, "the order of the true delays: {story}");
-        let measured_us: f64 = if words[2] == "winner" { 0.0 } else { words[2].parse().expect("a number") };
-        let error_ms = (measured_us / 1e3 - behind_ms).abs();
-        assert!(error_ms <= BEHIND_SLACK_MS, "{site} is {error_ms} ms off its true distance: {story}");
-    }
-
-    // What the resolver made of its races.
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    println!("{story}{report}");
+    finish_is_true(&story)?;
     let client = &report["clients"][0];
     assert_eq!((&client["resolver"], &client["nearest"]), (&Value::from(resolver), &Value::from("north")));
-    let count = |key: &str| client[key].as_u64().expect("a count");
-    assert!(count("queries") >= 30, "{client}");
-    assert_eq!(count("answered"), count("queries"), "every query is answered: {client}");
-    assert!(client["nearest_share"].as_f64() >= Some(0.95), "the nearest wins: {client}");
-    assert!(client["wins"]["fallback"].is_null(), "the master never answers: {client}");
-    let races = report["races"].as_f64().expect("a count");
-    let queries = count("queries") as f64;
-    assert!(races >= 0.95 * queries && races <= 1.3 * queries, "each query races once: {races} of {queries}");
     assert_eq!(report["clock_bound_violations"], 0);
+    let count = |key: &str| client[key].as_u64().expect("a count");
+    let queries = count("queries");
+    assert!(queries >= 30, "{client}");
+    let races = report["races"].as_f64().expect("a count") / queries as f64;
+    let faults = [
+        (count("answered") != queries, "a query is not answered"),
+        (client["nearest_share"].as_f64() < Some(0.95), "the nearest does not win"),
+        (!client["wins"]["fallback"].is_null(), "the master answers"),
+        (!(0.95..=1.3).contains(&races), "a query does not race once"),
+    ];
+    match faults.iter().find(|(found, _)| *found) {
+        Some((_, fault)) => Err(format!("{fault}: {report}")),
+        None => Ok(()),
+    }
+}
+
+/// Every arrival at the client, as `startgun race` saw them: the truly nearest site's first, each of the others' as far
+/// behind as it is away.
+fn finish_is_true(story: &str) -> Result<(), String> {
+    let lines = story.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let finish = lines.skip_while(|words| words.first() != Some(&"place")).skip(1).take(BEHIND_MS.len());
+    let finish: Vec<Vec<&str>> = finish.filter(|words| words.len() > 3).collect();
+    if finish.len() != BEHIND_MS.len() {
+        return Err(format!("a site does not finish: {story}"));
+    }
+    for (words, (site, behind_ms)) in finish.iter().zip(BEHIND_MS) {
+        let behind_us = if words[2] == "winner" { 0.0 } else { words[2].parse::<f64>().expect("a number") };
+        if words[1] != site || (behind_us / 1e3 - behind_ms).abs() > BEHIND_SLACK_MS {
+            return Err(format!("{site} should be {behind_ms} ms behind: {story}"));
+        }
+    }
+    Ok(())
 }
 
 /// What each agent's site answers.
