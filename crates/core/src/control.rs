@@ -21,6 +21,16 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-startgun-fast-path";
 /// Most service addresses of one master.
 pub const MAX_SERVICES: usize = 64;
 
+/// Longest name of a site.
+pub const MAX_SITE_NAME: usize = 63;
+
+/// Whether `name` may name a site: it is a table's key in the master's file, an NSID and a label in metrics, so it needs no
+/// quoting.
+pub fn is_site_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=MAX_SITE_NAME).contains(&name.len()) && name.bytes().all(allowed)
+}
+
 /// Agent to master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -113,6 +113,15 @@ pub struct AgentMasterDocument {
 /// Makes a fresh document.
 pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Document> + Send>> + Send + Sync>;
 
+/// A source that lets each of its documents be made from a copy of `owner`.
+pub fn source<T, F>(owner: T, document: fn(T) -> F) -> Source
+where
+    T: Clone + Send + Sync + 'static,
+    F: Future<Output = Document> + Send + 'static,
+{
+    Arc::new(move || Box::pin(document(owner.clone())))
+}
+
 /// Puts the status socket in place; only its owner and group may ask.
 ///
 /// # Errors

@@ -267,6 +267,7 @@ fn every_counter_is_explained_to_operators() {
     let explained: BTreeSet<String> = code(&operations).into_iter().collect();
     let mut sources = read_all(&root.join("crates/core/src/agent"), "rs");
     sources.extend(read_all(&root.join("crates/core/src/master"), "rs"));
+    sources.extend(read_all(&root.join("crates/core/src/wire"), "rs"));
     sources.extend(read_all(&root.join("crates/startgun/src/agent"), "rs"));
     sources.retain(|path, _| !belongs_to(path, "tests"));
     let counted: BTreeSet<&str> = sources.values().flat_map(|source| counters(source)).collect();

@@ -65,15 +65,6 @@ pub(super) struct Link {
     shard_of_race: BTreeMap<u64, u8>,
 }
 
-/// The counter's name for a datagram that was not opened.
-pub(super) fn open_error_name(error: OpenError) -> &'static str {
-    match error {
-        OpenError::Malformed => "datagram_malformed",
-        OpenError::Forged => "datagram_forged",
-        OpenError::Replayed => "datagram_replayed",
-    }
-}
-
 impl Link {
     pub(super) fn new(master: &MasterConfig, exchange_interval: Span) -> Self {
         Link {

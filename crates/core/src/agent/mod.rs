@@ -333,7 +333,7 @@ impl Agent {
         });
         match opened {
             None => self.count("datagram_unknown_session"),
-            Some(Err(error)) => self.count(link::open_error_name(error)),
+            Some(Err(error)) => self.count(error.counter()),
             Some(Ok((master, shard))) => {
                 for frame in crate::wire::frame::frames(&plain) {
                     match frame {

@@ -5,7 +5,7 @@
 //! reports itself ready. The roster drives these steps and tells the shards the outcome.
 
 use super::{AgentView, MAX_AGENTS, SharedService};
-use crate::control::{AgentReport, MAX_SERVICES, PROTOCOL, StandDown, ToAgent, ToMaster};
+use crate::control::{AgentReport, MAX_SERVICES, MAX_SITE_NAME, PROTOCOL, StandDown, ToAgent, ToMaster, is_site_name};
 use crate::playbook::PlaybookVersion;
 use crate::time::{Epoch, LocalTime, Span};
 use crate::wire::session::{CHALLENGE, SECRET_BYTES};
@@ -30,8 +30,6 @@ const REPEAT_INTERVAL: Span = Span::from_secs(300);
 const REPORT_TIMEOUT: Span = Span::from_millis(3_500);
 /// How long the keys of a session that has a successor stay good.
 const OLD_SESSION_LIFE: Span = Span::from_secs(10);
-/// Longest name of a site; what the configuration allows.
-const MAX_SITE_NAME: usize = 63;
 /// Counters kept of a report: more than an agent has.
 const MAX_COUNTERS: usize = 128;
 /// Sessions of one agent: the one in use, its successor, and a few that the agent has not acknowledged.
@@ -384,8 +382,7 @@ fn check_hello(
     if protocol != PROTOCOL {
         return Err(format!("protocol {protocol}, this master speaks {PROTOCOL}"));
     }
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if site.is_empty() || site.len() > MAX_SITE_NAME || !site.chars().all(plain) {
+    if !is_site_name(site) {
         return Err(format!("a site name that is not 1 to {MAX_SITE_NAME} of A-Z, a-z, 0-9, - and _"));
     }
     if !same_family {

@@ -148,6 +148,17 @@ pub enum OpenError {
     Replayed,
 }
 
+impl OpenError {
+    /// The counter's name.
+    pub fn counter(self) -> &'static str {
+        match self {
+            OpenError::Malformed => "datagram_malformed",
+            OpenError::Forged => "datagram_forged",
+            OpenError::Replayed => "datagram_replayed",
+        }
+    }
+}
+
 /// Opens datagrams of one direction and shard, each once.
 pub struct Opener {
     key: LessSafeKey,

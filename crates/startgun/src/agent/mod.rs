@@ -101,7 +101,7 @@ pub fn run(path: &Path) -> Result<(), String> {
             tokio::task::spawn_local(link.run(endpoint, documents));
         }
         let describe = Describe { config: Arc::new(config), started: Instant::now(), scheduling, fast: fast.clone() };
-        startup::serve_documents(status_listener, http_listener, describe.source())?;
+        startup::serve_documents(status_listener, http_listener, status::source(describe.clone(), Describe::document))?;
         tracing::info!(agent = describe.config.host.name, "started");
         startup::termination().await
     });
@@ -176,15 +176,7 @@ struct Describe {
 }
 
 impl Describe {
-    fn source(&self) -> status::Source {
-        let describe = self.clone();
-        Arc::new(move || {
-            let describe = describe.clone();
-            Box::pin(async move { describe.document().await })
-        })
-    }
-
-    async fn document(&self) -> Document {
+    async fn document(self) -> Document {
         let figures = self.fast.figures().await;
         let masters = self
             .config

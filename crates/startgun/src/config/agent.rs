@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use startgun_core::agent::Limits;
-use startgun_core::control::MAX_SERVICES;
+use startgun_core::control::{MAX_SERVICES, is_site_name};
 use startgun_core::time::Span;
 
 use super::Root;
@@ -115,17 +115,11 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
     })
 }
 
-/// A site's name: it is a table's key in the master's file, an NSID and a label in metrics, so it needs no quoting.
-pub(super) fn is_site(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=63).contains(&name.len()) && name.bytes().all(allowed)
-}
-
 /// What a site's name looks like, for errors.
 pub(super) const SITE: &str = "1 to 63 of A-Z, a-z, 0-9, - and _";
 
 fn read_site(value: &Value<'_>) -> Option<String> {
-    match value.as_str().filter(|site| is_site(site)) {
+    match value.as_str().filter(|site| is_site_name(site)) {
         Some(site) => Some(site.to_owned()),
         None => value.wrong(SITE),
     }

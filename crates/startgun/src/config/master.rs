@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use domain::base::Rtype;
-use startgun_core::control::MAX_SERVICES;
+use startgun_core::control::{MAX_SERVICES, is_site_name};
 use startgun_core::dns::answer::Addresses;
 use startgun_core::dns::{CanonicalName, ZoneSet};
 use startgun_core::master::{Delay, RaceConfig, Service, Stamp, Transmit};
@@ -13,7 +13,7 @@ use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_RACES};
 use startgun_core::time::Span;
 
 use super::Root;
-use super::agent::{SITE, is_site};
+use super::agent::SITE;
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
 use super::zone::{RECORDS_MAX, Zone, read_zone};
@@ -270,7 +270,7 @@ fn read_sites(section: &Section<'_>) -> Option<BTreeMap<String, Addresses>> {
     let mut sites = BTreeMap::new();
     let mut sound = true;
     for (name, site) in named {
-        if !is_site(&name) {
+        if !is_site_name(&name) {
             site.wrong::<()>(format!("site {name:?}"), SITE);
             sound = false;
         }

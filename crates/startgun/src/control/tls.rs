@@ -36,6 +36,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ConnectionCommon, ServerConfig};
+use startgun_core::control::EXPORTER_LABEL;
 
 use files::{Material, Stamps, unsuitable};
 use verify::{Expected, check_chain};
@@ -49,9 +50,6 @@ pub use verify::{PeerVerifier, Refusal};
 /// The protocol that both sides name in ALPN (RFC 7301). A peer of another version is refused by
 /// the handshake, not by the first message that it cannot read.
 pub const ALPN: &[u8] = b"startgun/1";
-
-/// Label of the exporter (RFC 8446, section 7.5) that keys the fast path.
-pub const FAST_PATH_LABEL: &[u8] = b"EXPORTER-startgun-fast-path";
 
 /// Why no TLS configuration could be made. The operator can mend it.
 #[derive(Debug, thiserror::Error)]
@@ -268,7 +266,7 @@ pub fn unchecked_server_name() -> ServerName<'static> {
 /// # Errors
 /// rustls', where the handshake is not complete.
 pub fn fast_path_secret<Data>(connection: &ConnectionCommon<Data>, context: &[u8]) -> Result<[u8; 32], rustls::Error> {
-    connection.export_keying_material([0; 32], FAST_PATH_LABEL, Some(context))
+    connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(context))
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

@@ -1,6 +1,7 @@
 //! The demo's fleet: certificates and configurations, made with the commands and files that an operator uses.
 
 use super::ZONE;
+use startgun_core::control::MAX_SITE_NAME;
 use startgun_lab::process::Process;
 use startgun_lab::world::{Host, Role, SERVICE_IPV4, World};
 use std::fmt::Write as _;
@@ -29,15 +30,12 @@ pub(super) fn site_of(address: Ipv4Addr) -> Option<usize> {
 
 /// A map may hold round trips of more than half a second, beyond what the default of 250 ms lets race.
 const MAX_BOUND_MS: f64 = 1_000.0;
-/// Longest site name in a configuration.
-const SITE_NAME_MAX: usize = 63;
-
 /// The site's name in configurations and NSID: the place's, as far as a site name may hold it, or the host's where that
 /// leaves nothing of its own.
 pub(super) fn site_name(world: &World, index: usize) -> String {
     let plain = |name: &str| -> String {
         let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
-        name.chars().map(allowed).take(SITE_NAME_MAX).collect()
+        name.chars().map(allowed).take(MAX_SITE_NAME).collect()
     };
     let agent = &world.agents[index];
     let name = plain(&agent.name);

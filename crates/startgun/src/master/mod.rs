@@ -194,7 +194,7 @@ impl Listeners {
                 connections.clone(),
             ));
         }
-        startup::serve_documents(self.status, self.http, describe.source())
+        startup::serve_documents(self.status, self.http, status::source(describe.clone(), Describe::document))
     }
 }
 
@@ -210,15 +210,7 @@ struct Describe {
 }
 
 impl Describe {
-    fn source(&self) -> status::Source {
-        let describe = self.clone();
-        Arc::new(move || {
-            let describe = describe.clone();
-            Box::pin(async move { describe.document().await })
-        })
-    }
-
-    async fn document(&self) -> Document {
+    async fn document(self) -> Document {
         let snapshot = self.shards.snapshot();
         let delays = snapshot.predetermined_delays.iter().copied().chain(std::iter::repeat(None));
         let races = self.service.races.iter().zip(delays).map(|(race, delay)| RaceDocument {

@@ -221,11 +221,7 @@ impl Agents {
     pub(super) fn open(&mut self, datagram: &[u8], plain: &mut Vec<u8>) -> Result<SessionId, &'static str> {
         let (id, shard) = session::header(datagram).ok_or("datagram_malformed")?;
         let session = self.sessions.get_mut(&id).filter(|_| shard == self.shard).ok_or("datagram_unknown_session")?;
-        session.opener.open(datagram, plain).map(|()| id).map_err(|error| match error {
-            OpenError::Malformed => "datagram_malformed",
-            OpenError::Forged => "datagram_forged",
-            OpenError::Replayed => "datagram_replayed",
-        })
+        session.opener.open(datagram, plain).map(|()| id).map_err(OpenError::counter)
     }
 
     /// Answers an exchange, at once and alone in its datagram: it is the packet whose delay counts.
