@@ -10,28 +10,39 @@
 //!
 //! **Sketch.** Every exchange with stamps T1 (local) → T2, T3 (race) → T4 (local) *proves*
 //! θ ∈ \[T3 − T4 + g_r, T2 − T1 − g_f\], because no packet arrives before it left (g: propagation known to the
-//! operator, 0 by default). Widened by `max_drift` × age and intersected over a window this gives the
-//! [`Reading::interval`]; its reach is the `bound`. If the intersection is empty, somebody's clock stepped, the
-//! route's known propagation is wrong, or somebody lies: forget everything and stand down.
+//! operator, 0 by default). Carried forward with the rate that is [proven](proof) and intersected with what came before,
+//! this gives the [`Reading::interval`]; its reach is the `bound`. A [host clock](host) that can be believed is one more
+//! interval. If an intersection is empty, somebody's clock stepped, the route's known propagation is wrong, or somebody
+//! lies: forget everything and stand down.
 //!
 //! Within that interval the [estimate](fit) takes each direction's own minimum, after removing the rate that both
-//! directions agree on best, and states an `expected_error`, which is statistical and never part of the bound.
+//! directions agree on best, and states an `expected_error`, which is statistical and never part of the bound. What the
+//! agents' mesh finds of this path's asymmetry moves the estimate ([`RaceClock::correct`]), never the
+//! interval: a lying peer can spoil at most the guess within what the master's own exchanges prove.
 //! An [unsolicited synchronisation signal](Signal) is a one-sided interval: it proves only θ ≥ T3 − T4.
 //!
-//! More sources (a host clock, peers of a mesh) join here: a proven one as another interval in
-//! [`RaceClock::interval`], a statistical one in [`fit`]. None is built yet.
+//! **A step may hide within the interval.** A clock that jumps by less than the path is long leaves an intersection
+//! that is not empty and may not hold the truth. But queueing moves the middle of an exchange by no more than half of
+//! what it adds to the round trip; what moves it further is a step or a new route, and resets the clock as well.
 //!
 //! References: Marzullo & Owicki 1983 (intersection); Moon, Skelly & Towsley 1999 (supporting lines for skew);
-//! RFC 5905 (the four stamps).
+//! RFC 5905 (the four stamps); Veitch, Ridoux & Korada 2009 (feed-forward clocks on raw counters).
 
 mod fit;
+pub mod host;
+mod proof;
+mod source;
 
 use crate::time::{Epoch, Interval, LocalTime, RaceTime, Span};
 use fit::Fit;
+use host::{HostOffsets, HostTime, UtcOnRace};
+pub use proof::MAX_WANDER_PPM_PER_S;
+use proof::Proof;
+pub use source::{ClockSource, Decided};
 use std::collections::VecDeque;
 
-/// Most samples kept: a window of 60 s at 8 exchanges per second, and a start burst.
-pub const MAX_SAMPLES: usize = 512;
+/// Most samples kept: a window of 120 s at 8 samples (exchanges and signals) per second.
+pub const MAX_SAMPLES: usize = 960;
 
 /// By how much a kernel timestamp can be wrong after its conversion from `CLOCK_REALTIME` to the raw clock: the
 /// two readings of a sandwich are under 1 µs apart, and 10 ms of a clock that is slewed by 500 ppm are 5 µs.
@@ -39,6 +50,14 @@ const STAMP_ERROR: Span = Span::from_micros(10);
 
 /// Exchanges before a statistical error is stated at all: with fewer, a minimum says little.
 const LEAST_EXCHANGES: usize = 4;
+
+/// An exchange whose middle lies further off the line than its queueing explains, by this and twice the error that the line
+/// itself states, comes after a step: five conversions of timestamps each way.
+const STEP_TOLERANCE: Span = Span::from_micros(100);
+
+/// A correction by the mesh that has not been renewed for this long is dropped: routes, and with them asymmetries, last
+/// for minutes at least, and a mesh that answers renews it every few seconds.
+const CORRECTION_LIFE: Span = Span::from_secs(300);
 
 /// How a clock is run. All spans are durations, none is negative.
 #[derive(Clone, Copy, Debug)]
@@ -54,16 +73,19 @@ pub struct ClockConfig {
     /// Greatest propagation of an unsolicited signal that the operator vouches for, the master's own sending included. With it a signal bounds the
     /// offset from both sides, on that condition; without it, from below only.
     pub greatest_signal_propagation: Option<Span>,
+    /// Which sources count.
+    pub source: ClockSource,
 }
 
 impl Default for ClockConfig {
     fn default() -> Self {
         ClockConfig {
             max_drift_ppm: 200,
-            window: Span::from_secs(60),
+            window: Span::from_secs(120),
             least_propagation_to_master: Span::ZERO,
             least_propagation_from_master: Span::ZERO,
             greatest_signal_propagation: None,
+            source: ClockSource::Auto,
         }
     }
 }
@@ -124,8 +146,12 @@ pub struct Reading {
     /// The statistical error: what |estimate − truth| most likely stays within, asymmetry of the path aside.
     /// [`Span::MAX`] while too little was measured.
     pub expected_error: Span,
-    /// Whether the bound rests on propagation figures that the operator vouched for.
+    /// Whether the bound rests on figures that the operator vouched for.
     pub conditional: bool,
+    /// Who said what is likely.
+    pub decided: Decided,
+    /// Whether host clock and exchanges contradict each other; the interval is then the exchanges'.
+    pub disagree: bool,
 }
 
 /// One side of what a packet proved: θ at a local instant is at most, or at least, `offset`.
@@ -146,6 +172,23 @@ struct Sample {
     round_trip: Option<Span>,
 }
 
+impl Sample {
+    /// Of a two-way exchange: how far its two edges are apart, which is the round trip less the propagation that the
+    /// operator vouches for.
+    fn width(&self) -> Option<Span> {
+        self.round_trip?;
+        self.high.map(|high| high.offset - self.low.offset)
+    }
+}
+
+/// What the mesh found of the way to the master: by how much the exchanges' estimate is off, most likely.
+#[derive(Clone, Copy, Debug)]
+struct Correction {
+    at: LocalTime,
+    by: Span,
+    expected_error: Span,
+}
+
 /// This host's knowledge of one master's timeline.
 #[derive(Clone, Debug)]
 pub struct RaceClock {
@@ -153,6 +196,9 @@ pub struct RaceClock {
     epoch: Option<Epoch>,
     samples: VecDeque<Sample>,
     fit: Option<Fit>,
+    proof: Proof,
+    host: HostOffsets,
+    correction: Option<Correction>,
     steps: u64,
 }
 
@@ -164,13 +210,23 @@ fn offset(race: RaceTime, local: LocalTime) -> Span {
 impl RaceClock {
     /// A clock that knows nothing yet.
     pub fn new(config: ClockConfig) -> Self {
-        RaceClock { config, epoch: None, samples: VecDeque::with_capacity(MAX_SAMPLES), fit: None, steps: 0 }
+        RaceClock {
+            config,
+            epoch: None,
+            samples: VecDeque::with_capacity(64),
+            fit: None,
+            proof: Proof::new(config.max_drift_ppm),
+            host: HostOffsets::new(config.max_drift_ppm),
+            correction: None,
+            steps: 0,
+        }
     }
 
-    /// Names the epoch that the following samples belong to. Another epoch than before forgets everything.
+    /// Names the epoch that the following samples belong to. Another epoch than before forgets everything of the timeline.
     pub fn enter_epoch(&mut self, epoch: Epoch) {
         if self.epoch != Some(epoch) {
-            self.forget();
+            self.forget_samples();
+            self.host.forget_race();
             self.epoch = Some(epoch);
         }
     }
@@ -195,10 +251,23 @@ impl RaceClock {
         self.samples.iter().filter_map(|sample| sample.round_trip).min()
     }
 
-    /// Drops every sample: after this host's own clock was suspended or changed hands.
+    /// Change of θ per second of local time by the estimate, in parts per billion; `None` before the first exchange.
+    pub fn rate_ppb(&self) -> Option<i64> {
+        self.fit.as_ref().map(Fit::rate_ppb)
+    }
+
+    /// This host's own clock stepped, or stood still while the host was suspended: nothing that was measured by it
+    /// holds any more. What the mesh found of the path does.
     pub fn forget(&mut self) {
+        self.forget_samples();
+        self.host.forget_local();
+        self.steps += 1;
+    }
+
+    fn forget_samples(&mut self) {
         self.samples.clear();
         self.fit = None;
+        self.proof.forget();
     }
 
     /// Takes in a finished exchange.
@@ -230,6 +299,27 @@ impl RaceClock {
         self.take(Sample { low: Edge { at: signal.received, offset: low }, high, round_trip: None })
     }
 
+    /// Where UTC lies on this host's own clock, by a source that can be believed; `None` when there is none any more.
+    pub fn handle_host_time(&mut self, time: Option<HostTime>) {
+        self.host.set_local(time);
+    }
+
+    /// Where UTC lies on the master's timeline, by the master.
+    pub fn handle_utc(&mut self, utc: UtcOnRace) {
+        self.host.set_race(utc);
+    }
+
+    /// What the mesh found: the estimate by exchanges with the master alone, made at `at`, should have been greater by
+    /// `by`. It stays in force until it is replaced, for five minutes at most: it is a property of the path.
+    pub fn correct(&mut self, at: LocalTime, by: Span, expected_error: Span) {
+        self.correction = Some(Correction { at, by, expected_error });
+    }
+
+    /// Drops what the mesh found.
+    pub fn uncorrect(&mut self) {
+        self.correction = None;
+    }
+
     fn take(&mut self, sample: Sample) -> Update {
         let newest = sample.low.at;
         while self.samples.len() >= MAX_SAMPLES
@@ -237,16 +327,17 @@ impl RaceClock {
         {
             self.samples.pop_front();
         }
+        let jumped = self.jumped(&sample);
         self.samples.push_back(sample);
-        let update = if self.offset_interval(newest).is_some() {
+        let update = if !jumped && self.proof.take(&self.samples) {
             Update::Accepted
         } else {
-            self.samples.clear();
+            self.forget_samples();
             self.samples.push_back(sample);
             self.steps += 1;
             // A sample that is empty by itself (its own propagation figures are wrong) proves nothing.
-            if self.offset_interval(newest).is_none() {
-                self.samples.clear();
+            if !self.proof.take(&self.samples) {
+                self.forget_samples();
             }
             Update::Stepped
         };
@@ -254,49 +345,92 @@ impl RaceClock {
         update
     }
 
-    /// The proven interval of θ at `at`: every edge widened by drift × age, intersected. `None` when empty.
-    fn offset_interval(&self, at: LocalTime) -> Option<Interval> {
-        let mut interval = Interval::UNBOUNDED;
-        for sample in &self.samples {
-            let slack = |edge: Edge| (at - edge.at).drift(self.config.max_drift_ppm) + STAMP_ERROR;
-            interval.low = interval.low.max(sample.low.offset - slack(sample.low));
-            if let Some(high) = sample.high {
-                interval.high = interval.high.min(high.offset + slack(high));
-            }
+    /// Whether an exchange lies further off the line than its own queueing explains.
+    fn jumped(&self, sample: &Sample) -> bool {
+        let (Some(fit), Some(high), Some(width)) = (&self.fit, sample.high, sample.width()) else { return false };
+        let (Some(floor), Some(last)) = (fit.floor(), self.samples.back()) else { return false };
+        let expected_error = fit.expected_error(sample.low.at);
+        if expected_error == Span::MAX {
+            return false;
         }
-        (interval.low <= interval.high).then_some(interval)
+        let off = |edge: Edge| edge.offset - fit.offset(edge.at);
+        let middle = (off(sample.low) + off(high)).half();
+        let queueing = (width - floor).max(Span::ZERO).half();
+        let drift = (sample.low.at - last.low.at).drift(self.config.max_drift_ppm);
+        middle.abs() > queueing + expected_error + expected_error + drift + STEP_TOLERANCE
     }
 
     /// The race time at `at`, or `None` before the first sample.
     pub fn read(&self, at: LocalTime) -> Option<Reading> {
-        if self.samples.is_empty() {
-            return None;
-        }
-        let interval = self.offset_interval(at)?;
-        let (likely, expected_error) = match &self.fit {
-            Some(fit) => (fit.offset(at), fit.expected_error(at)),
-            // Signals only: the operator's figures are all there is; the middle of them is the best guess.
-            None if interval.high != Span::MAX => {
-                let half = (interval.high - interval.low).half();
-                (interval.low + half, half)
-            }
-            None => (interval.low, Span::MAX),
+        let by_exchange = self.proof.at(at);
+        let by_host = match self.config.source {
+            ClockSource::Master => None,
+            ClockSource::Auto | ClockSource::Host => self.host.at(at),
         };
+        let agreed = match (by_exchange, by_host) {
+            (Some(exchange), Some(host)) => exchange.intersection(host.interval),
+            (one, host) => one.or(host.map(|host| host.interval)),
+        };
+        // Where the two contradict each other, the exchanges are about this very timeline; the owner stands down.
+        let disagree = agreed.is_none() && by_exchange.is_some() && by_host.is_some();
+        let interval = match self.config.source {
+            ClockSource::Host if !disagree => by_host?.interval,
+            _ => agreed.or(by_exchange)?,
+        };
+        let (likely, expected_error, decided) = self.likely(at, interval, by_host.filter(|_| !disagree));
         let likely = interval.clamp(likely);
         let race = |offset: Span| Span::from_nanos(at.as_nanos().saturating_add(offset.as_nanos()));
         Some(Reading {
             at,
             estimate: RaceTime::from_nanos(race(likely).as_nanos()),
             interval: Interval {
-                low: race(interval.low),
+                low: if interval.low == Span::MIN { Span::MIN } else { race(interval.low) },
                 high: if interval.high == Span::MAX { Span::MAX } else { race(interval.high) },
             },
             bound: interval.reach(likely),
             expected_error,
             conditional: self.config.greatest_signal_propagation.is_some()
                 || self.config.least_propagation_from_master != Span::ZERO
-                || self.config.least_propagation_to_master != Span::ZERO,
+                || self.config.least_propagation_to_master != Span::ZERO
+                || by_host.is_some_and(|host| host.stated),
+            decided,
+            disagree,
         })
+    }
+
+    /// The likely θ, its statistical error, and who said so.
+    fn likely(&self, at: LocalTime, interval: Interval, host: Option<host::HostOffset>) -> (Span, Span, Decided) {
+        let exchanges = self.proof.at(at).filter(|known| known.low != Span::MIN && known.high != Span::MAX);
+        let width = |interval: Interval| interval.high - interval.low;
+        // Half of the way that is proven is what asymmetry can do; the narrower of the two sources knows better.
+        let host_decides = host.is_some_and(|host| {
+            self.config.source == ClockSource::Host || exchanges.is_none_or(|known| width(host.interval) < width(known))
+        });
+        match (&self.fit, host) {
+            (_, Some(host)) if host_decides => (host.offset, host.interval.reach(host.offset), Decided::Host),
+            (Some(fit), _) => match self.correction.filter(|made| at - made.at <= CORRECTION_LIFE) {
+                Some(made) => {
+                    let error = fit.expected_error(at);
+                    let error = if error == Span::MAX { error } else { error + made.expected_error };
+                    (fit.offset(at) + made.by, error, Decided::Mesh)
+                }
+                None => (fit.offset(at), fit.expected_error(at), Decided::Exchanges),
+            },
+            // Signals only: the operator's figures are all there is; the middle of them is the best guess.
+            (None, _) if interval.high != Span::MAX && interval.low != Span::MIN => {
+                let half = width(interval).half();
+                (interval.low + half, half, Decided::Signals)
+            }
+            (None, _) => (interval.low, Span::MAX, Decided::Signals),
+        }
+    }
+
+    /// θ at `at` by the exchanges with the master alone, without what the mesh or the host's clock say, and its
+    /// statistical error: what an edge of the mesh is made from. `None` while too little was measured.
+    pub fn direct(&self, at: LocalTime) -> Option<(Span, Span)> {
+        let fit = self.fit.as_ref()?;
+        let error = fit.expected_error(at);
+        (error != Span::MAX).then(|| (fit.offset(at), error))
     }
 
     /// The local instant at which the race time will be `race`, by the estimate. `None` before the first sample.

@@ -49,7 +49,7 @@ impl Path {
             .map(|i| {
                 let sent = LocalTime::from_nanos(start_s * 1_000_000_000 + i * 250_000_000);
                 let exchange = self.exchange(sent);
-                assert_eq!(clock.handle_exchange(exchange), Update::Accepted);
+                assert_eq!(clock.handle_exchange(exchange), Update::Accepted, "exchange {i}");
                 let reading = clock.read(exchange.returned).expect("a sample was taken");
                 (reading.estimate - self.race(exchange.returned), reading)
             })
@@ -59,8 +59,10 @@ impl Path {
 
 #[test]
 fn symmetric_jitter_and_drift_leave_tens_of_microseconds() {
+    let (mut medians, mut honest, mut readings) = (Vec::new(), 0, 0);
     for seed in 0..20 {
-        let mut path = Path::new(seed);
+        // From −50 to 45 ppm.
+        let mut path = Path { drift_ppm: seed as f64 * 5.0 - 50.0, ..Path::new(seed) };
         let mut clock = RaceClock::new(ClockConfig::default());
         let run = path.run(&mut clock, 0, 90);
         for (error, reading) in &run {
@@ -69,11 +71,18 @@ fn symmetric_jitter_and_drift_leave_tens_of_microseconds() {
         let mut settled: Vec<Span> = run[240..].iter().map(|(error, _)| error.abs()).collect();
         settled.sort();
         let p95 = settled[settled.len() * 95 / 100];
-        assert!(p95 < Span::from_micros(60), "seed {seed}: p95 {p95:?}");
+        assert!(p95 <= Span::from_micros(30), "seed {seed}: p95 {p95:?}");
+        medians.push(p95);
         let last = run.last().expect("not empty").1;
         assert!(last.bound < Span::from_millis(42), "seed {seed}: bound {:?}", last.bound);
         assert!(last.expected_error < Span::from_millis(1), "seed {seed}: {:?}", last.expected_error);
+        honest += run[16..].iter().filter(|(error, reading)| error.abs() <= reading.expected_error).count();
+        readings += run.len() - 16;
     }
+    println!("the error is within what is expected in {honest} of {readings} readings");
+    assert!(honest * 100 >= readings * 99);
+    medians.sort();
+    println!("p95 of the error, 20 seeds: median {:?}, greatest {:?}", medians[10], medians[19]);
 }
 
 #[test]
@@ -112,14 +121,32 @@ fn a_step_of_the_master_is_noticed_by_the_next_exchange() {
     assert!((reading.estimate - path.race(exchange.returned)).abs() <= reading.bound);
 }
 
+/// 12 ms are less than the path is long: the intersection is not empty, and does not hold the truth for long.
 #[test]
-fn a_small_step_that_the_interval_cannot_prove_raises_the_expected_error() {
-    let mut path = Path::new(6);
-    let mut clock = RaceClock::new(ClockConfig::default());
-    path.run(&mut clock, 0, 30);
-    path.offset += Span::from_millis(12);
-    let (_, reading) = path.run(&mut clock, 30, 10)[20];
-    assert!(reading.expected_error > Span::from_millis(3), "{:?}", reading.expected_error);
+fn a_step_that_the_interval_cannot_prove_is_noticed_by_the_next_exchange() {
+    for seed in 0..40 {
+        let mut path = Path::new(seed);
+        let mut clock = RaceClock::new(ClockConfig::default());
+        path.run(&mut clock, 0, 30);
+        let step = Span::from_millis(if seed % 2 == 0 { 12 } else { -60 });
+        path.offset += step;
+        let exchange = path.exchange(LocalTime::from_nanos(30_000_000_000));
+        assert_eq!(clock.handle_exchange(exchange), Update::Stepped, "seed {seed}");
+        let reading = clock.read(exchange.returned).expect("the new sample counts");
+        assert_eq!(reading.expected_error, Span::MAX);
+        assert!((reading.estimate - path.race(exchange.returned)).abs() <= reading.bound, "seed {seed}");
+    }
+}
+
+#[test]
+fn queueing_is_never_taken_for_a_step() {
+    for seed in 0..60 {
+        let mut path = Path { jitter_ms: [0.1, 1.0, 20.0][seed as usize % 3], ..Path::new(seed) };
+        let mut clock = RaceClock::new(ClockConfig::default());
+        // Asserts that every exchange is accepted.
+        path.run(&mut clock, 0, 60);
+        assert_eq!(clock.steps(), 0);
+    }
 }
 
 #[test]
@@ -160,7 +187,8 @@ fn a_signal_never_widens_what_exchanges_proved() {
     clock.handle_signal(Signal { sent: path.race(received - Span::from_millis(90)), received });
     let after = clock.read(received).expect("samples");
     assert!((after.estimate - path.race(received)).abs() < Span::from_micros(300), "{after:?}");
-    assert!(after.bound <= before.bound + Span::from_micros(1));
+    let width = |reading: &Reading| reading.interval.high - reading.interval.low;
+    assert!(width(&after) <= width(&before) + Span::from_micros(1));
 }
 
 #[test]
