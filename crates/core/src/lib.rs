@@ -14,6 +14,7 @@ pub mod clock;
 pub mod control;
 pub mod dns;
 pub mod master;
+pub mod mesh;
 pub mod playbook;
 pub mod rate;
 pub mod time;
