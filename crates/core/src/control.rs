@@ -5,12 +5,14 @@
 //! [`ToMaster::Hello`], hears [`ToAgent::Welcome`], a session, its playbook and a source self-test for every
 //! service address, and then [reports](AgentReport) once a second.
 
+use crate::clock::Decided;
 use crate::playbook::{Playbook, PlaybookVersion};
-use crate::time::{Epoch, Span};
+use crate::time::{Epoch, RaceTime, Span};
 use crate::wire::SessionId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Version of this protocol; both sides must name the same.
 pub const PROTOCOL: u16 = 1;
@@ -47,6 +49,9 @@ pub enum ToMaster {
         services: Vec<SocketAddr>,
         /// The version that the agent still has on disk.
         playbook: Option<PlaybookVersion>,
+        /// Fresh for every process of an agent that takes part in the mesh; absent for one that does not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mesh_salt: Option<MeshSalt>,
     },
     /// The session's keys are in place.
     SessionKept {
@@ -60,6 +65,8 @@ pub enum ToMaster {
     },
     /// How the agent is, once a second.
     Report(AgentReport),
+    /// What the agent measured of the mesh's paths, every two seconds.
+    Paths(PathReport),
 }
 
 /// Master to agent.
@@ -101,11 +108,85 @@ pub enum ToAgent {
         /// Whether the challenge arrived.
         passed: bool,
     },
+    /// With whom the agent exchanges in the mesh from now on: the whole list.
+    Peers {
+        /// At most [`MAX_NEIGHBOURS`](crate::mesh::MAX_NEIGHBOURS).
+        peers: Vec<PeerDocument>,
+    },
+    /// What all agents measured: everybody solves the same set.
+    Mesh(Arc<MeshSet>),
     /// The master will not have this agent; the connection closes.
     Refused {
         /// Why.
         reason: String,
     },
+}
+
+/// Makes the keys of a pair of agents fresh for every pair of their processes.
+pub type MeshSalt = [u8; 16];
+
+/// A peer of the mesh, as a master hands it out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerDocument {
+    /// The name in its certificate.
+    pub name: String,
+    /// Where it takes exchanges.
+    pub fast_path: SocketAddr,
+    /// Of its process.
+    pub salt: MeshSalt,
+    /// Its certificate (DER), as the fleet's CA signed it: the agent checks it by itself.
+    pub certificate: Vec<u8>,
+}
+
+/// A host of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MeshHost {
+    /// An agent, by the name in its certificate; its clock is its local one.
+    Agent(String),
+    /// A master, by name; its clock is its race timeline.
+    Master(String),
+}
+
+/// What an agent measured of its paths, at one instant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// The instant, on the timeline of the master that is told.
+    pub at: RaceTime,
+    /// At most [`MAX_PATHS`].
+    pub paths: Vec<MeasuredPath>,
+}
+
+/// Most paths in one report: the mesh's neighbours and an agent's masters.
+pub const MAX_PATHS: usize = crate::mesh::MAX_NEIGHBOURS + 32;
+
+/// One path, as one of its ends measured it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredPath {
+    /// The other end.
+    pub to: MeshHost,
+    /// Its clock − the agent's own, at the report's instant.
+    pub offset: Span,
+    /// Change of that per second, in parts per billion.
+    pub rate_ppb: i64,
+    /// Least round trip.
+    pub round_trip: Span,
+    /// Statistical error, the path's asymmetry aside.
+    pub error: Span,
+}
+
+/// The paths of a whole mesh, brought to one instant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeshSet {
+    /// Counts up with every set of one master.
+    pub version: u64,
+    /// The instant, on the timeline of the master that spreads it.
+    pub at: RaceTime,
+    /// The hosts; paths name them by index. The first is the master that spreads it.
+    pub hosts: Vec<MeshHost>,
+    /// From, to, and what was measured: clock of `to` − clock of `from` in ns, its change in ppb, least round trip and
+    /// statistical error in ns.
+    pub paths: Vec<(u16, u16, i64, i64, i64, i64)>,
 }
 
 /// Why an agent does not race.
@@ -124,6 +205,8 @@ pub enum StandDown {
     ClockUnset,
     /// A sample contradicted the earlier ones, and too few have come since.
     ClockStepped,
+    /// The host's clock and the exchanges with the master contradict each other.
+    SourcesDisagree,
     /// The statistical error is above `max_expected_error`.
     ExpectedError,
     /// The proven bound is above `max_bound`.
@@ -140,6 +223,7 @@ impl StandDown {
             StandDown::SourceTestFailed => "source self-test failed: packets from the service address do not arrive",
             StandDown::ClockUnset => "clock not yet set",
             StandDown::ClockStepped => "clock stepped, setting it anew",
+            StandDown::SourcesDisagree => "host clock and exchanges with the master contradict each other",
             StandDown::ExpectedError => "expected clock error above max_expected_error",
             StandDown::Bound => "clock bound above max_bound",
         }
@@ -163,6 +247,30 @@ pub struct ClockFigures {
     pub samples: usize,
     /// Steps noticed since the start.
     pub steps: u64,
+    /// Who decided what is likely; absent from an agent of an earlier version.
+    #[serde(default)]
+    pub source: Option<Decided>,
+}
+
+/// What an agent made of the newest set of the mesh.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeshFigures {
+    /// The set's version.
+    pub version: u64,
+    /// Hosts and paths in it.
+    pub hosts: usize,
+    /// As above.
+    pub paths: usize,
+    /// Peers that answer this agent's exchanges.
+    pub peers: usize,
+    /// By how much the way to the master alone is off: added to the estimate.
+    pub correction: Span,
+    /// The statistical error of that, against the other agents.
+    pub expected_error: Span,
+    /// Paths that did not fit and were left out of everybody's clock.
+    pub left_out: usize,
+    /// Hosts none of whose paths are believed.
+    pub suspects: Vec<String>,
 }
 
 /// How long orders take from the master to the agent.
@@ -202,6 +310,9 @@ pub struct AgentReport {
     pub forward_delay: Option<ForwardDelay>,
     /// How late its departures were.
     pub lateness: Option<Lateness>,
+    /// What the mesh says of the way to this master; absent where there is none.
+    #[serde(default)]
+    pub mesh: Option<MeshFigures>,
     /// Answers sent, orders refused by reason, and so on, since the agent's start.
     pub counters: BTreeMap<String, u64>,
 }

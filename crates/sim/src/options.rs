@@ -121,6 +121,8 @@ pub struct AgentOptions {
     pub foreign_sources_pass: bool,
     /// How long after a lost control connection it dials again.
     pub redial_interval: Span,
+    /// Whether it takes part in the mesh.
+    pub mesh: bool,
 }
 
 impl Default for AgentOptions {
@@ -137,6 +139,7 @@ impl Default for AgentOptions {
             departure_lateness_mean: Span::ZERO,
             foreign_sources_pass: true,
             redial_interval: Span::from_millis(500),
+            mesh: true,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What an agent knows of one master: its timeline, its sessions, its playbooks, how far its orders travel.
 
+use super::exchange::Exchanger;
 use super::{AgentConfig, MasterConfig, Refusal};
-use crate::clock::{Exchange, RaceClock, Signal};
-use crate::control::{ClockFigures, ForwardDelay, Lateness, StandDown, ToMaster};
+use crate::clock::host::UtcOnRace;
+use crate::clock::{RaceClock, Signal, Update};
+use crate::control::{ClockFigures, ForwardDelay, Lateness, MeshSalt, StandDown, ToMaster};
 use crate::playbook::{PlaybookVersion, PreparedPlaybook};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
 use crate::window::{Window, percentile};
@@ -15,11 +17,6 @@ use std::net::SocketAddr;
 const OLD_SESSION_LIFE: Span = Span::from_secs(10);
 /// Sessions kept of one master: the current one and those that are running out.
 const MAX_SESSIONS: usize = 4;
-/// Requests that wait for their reply: 16 at 4 per second are older than any reply.
-const MAX_OUTSTANDING: usize = 16;
-/// The first exchanges come faster, so that an agent is ready within 3 s.
-const BURST_EXCHANGES: u32 = 16;
-const BURST_INTERVAL: Span = Span::from_millis(100);
 /// Forward delays kept: about a minute's worth of exchanges, the rest from orders.
 const FORWARD_WINDOW: usize = 512;
 /// Departures kept for the lateness figures.
@@ -34,19 +31,12 @@ struct Session {
     ends_at: Option<LocalTime>,
 }
 
-/// A request whose reply is awaited, or whose reply awaits the better T3 that the next one carries.
-struct Outstanding {
-    exchange: u32,
-    sent: LocalTime,
-    reply: Option<(RaceTime, RaceTime, LocalTime)>,
-}
-
 /// One master, as the agent knows it.
 pub(super) struct Link {
     master: String,
     services: Vec<SocketAddr>,
     passed: BTreeMap<SocketAddr, bool>,
-    clock: RaceClock,
+    exchanger: Exchanger,
     epoch: Option<Epoch>,
     fast_path: Option<SocketAddr>,
     shards: u8,
@@ -54,11 +44,6 @@ pub(super) struct Link {
     sessions: VecDeque<Session>,
     playbook: Option<PreparedPlaybook>,
     previous_playbook: Option<PreparedPlaybook>,
-    outstanding: VecDeque<Outstanding>,
-    next_exchange: u32,
-    exchanges_in_epoch: u32,
-    exchange_interval: Span,
-    request_at: Option<LocalTime>,
     forward: Window,
     lateness: Window,
     /// Which shard ordered a race: its receipts go back there.
@@ -71,7 +56,7 @@ impl Link {
             master: master.name.clone(),
             services: master.services.clone(),
             passed: BTreeMap::new(),
-            clock: RaceClock::new(master.clock),
+            exchanger: Exchanger::new(master.clock, exchange_interval),
             epoch: None,
             fast_path: None,
             shards: 1,
@@ -79,24 +64,20 @@ impl Link {
             sessions: VecDeque::new(),
             playbook: None,
             previous_playbook: None,
-            outstanding: VecDeque::new(),
-            next_exchange: 1,
-            exchanges_in_epoch: 0,
-            exchange_interval,
-            request_at: None,
             forward: Window::new(FORWARD_WINDOW),
             lateness: Window::new(LATENESS_WINDOW),
             shard_of_race: BTreeMap::new(),
         }
     }
 
-    pub(super) fn hello(&self, site: &str, fast_path: SocketAddr) -> ToMaster {
+    pub(super) fn hello(&self, site: &str, fast_path: SocketAddr, mesh_salt: Option<MeshSalt>) -> ToMaster {
         ToMaster::Hello {
             protocol: crate::control::PROTOCOL,
             site: site.to_owned(),
             fast_path,
             services: self.services.clone(),
             playbook: self.playbook.as_ref().map(|playbook| playbook.version),
+            mesh_salt,
         }
     }
 
@@ -107,13 +88,12 @@ impl Link {
         self.passed.clear();
         if self.epoch != Some(epoch) {
             self.epoch = Some(epoch);
-            self.exchanges_in_epoch = 0;
-            self.outstanding.clear();
+            self.exchanger.reset();
             self.forward.clear();
             self.sessions.clear();
         }
-        self.clock.enter_epoch(epoch);
-        self.request_at = Some(now);
+        self.exchanger.clock_mut().enter_epoch(epoch);
+        self.exchanger.start(now);
     }
 
     pub(super) fn disconnect(&mut self, now: LocalTime) {
@@ -146,7 +126,7 @@ impl Link {
         let sealers =
             (0..self.shards).map(|shard| (shard, Sealer::new(&binding, Direction::AgentToMaster, shard))).collect();
         self.sessions.push_back(Session { binding, openers, sealers, ends_at: None });
-        self.request_at = Some(now);
+        self.exchanger.start(now);
         true
     }
 
@@ -228,42 +208,29 @@ impl Link {
 
     /// The request that is due, its destination and exchange.
     pub(super) fn poll_request(&mut self, now: LocalTime) -> Option<(SocketAddr, Vec<u8>, u32)> {
-        if self.request_at.is_none_or(|at| at > now) {
+        if !self.exchanger.is_due(now) {
             return None;
         }
         let usable = self.sessions.back().is_some_and(|session| session.ends_at.is_none_or(|end| now <= end));
         if !usable {
-            self.request_at = None;
+            self.exchanger.stop();
             return None;
         }
-        let burst = self.exchanges_in_epoch < BURST_EXCHANGES;
-        self.request_at =
-            Some(now + if burst { BURST_INTERVAL.min(self.exchange_interval) } else { self.exchange_interval });
-        self.exchanges_in_epoch = self.exchanges_in_epoch.saturating_add(1);
-        let exchange = self.next_exchange;
-        self.next_exchange = self.next_exchange.wrapping_add(1).max(1);
+        let exchange = self.exchanger.request(now);
         // Every shard answers; the first is as good as any, and keeps the interleaved stamps together.
         let (to, bytes) = self.seal(0, &Frame::SyncRequest { exchange })?;
-        if self.outstanding.len() >= MAX_OUTSTANDING {
-            self.outstanding.pop_front();
-        }
-        self.outstanding.push_back(Outstanding { exchange, sent: now, reply: None });
         Some((to, bytes, exchange))
     }
 
     pub(super) fn request_at(&self) -> Option<LocalTime> {
-        self.request_at
+        self.exchanger.request_at()
     }
 
     pub(super) fn stamp_request(&mut self, exchange: u32, at: LocalTime) {
-        if let Some(waiting) = self.outstanding.iter_mut().find(|waiting| waiting.exchange == exchange) {
-            // The program read its clock before it sent: an earlier stamp belongs to something else.
-            waiting.sent = waiting.sent.max(at);
-        }
+        self.exchanger.stamp(exchange, at);
     }
 
-    /// Takes in a reply. It counts once the next reply brings its T3 by the kernel's timestamp; a master that has none
-    /// names exchange 0, and the reply counts at once.
+    /// Takes in a reply; what it did to the clock.
     pub(super) fn handle_reply(
         &mut self,
         received_at: LocalTime,
@@ -271,38 +238,34 @@ impl Link {
         received: RaceTime,
         replied: RaceTime,
         previous: (u32, RaceTime),
-    ) {
-        if let Some(index) = self.outstanding.iter().position(|waiting| waiting.exchange == previous.0) {
-            if let Some((_, earlier_replied, _)) = &mut self.outstanding[index].reply {
-                *earlier_replied = previous.1.max(*earlier_replied);
-            }
-            self.finish(index);
-        }
-        let Some(index) = self.outstanding.iter().position(|waiting| waiting.exchange == exchange) else { return };
-        if self.outstanding[index].reply.is_some() {
-            return;
-        }
-        self.outstanding[index].reply = Some((received, replied, received_at));
-        if previous.0 == 0 {
-            self.finish(index);
-        }
+    ) -> Option<Update> {
+        let update = self.exchanger.reply(received_at, exchange, received, replied, previous);
         self.note_forward_delay(received_at, replied);
+        update
     }
 
-    fn finish(&mut self, index: usize) {
-        let Some(done) = self.outstanding.remove(index) else { return };
-        if let Some((received, replied, returned)) = done.reply {
-            self.clock.handle_exchange(Exchange { sent: done.sent, received, replied, returned });
+    /// Takes in where the master says that UTC lies.
+    pub(super) fn handle_utc(&mut self, utc: UtcOnRace) {
+        self.exchanger.clock_mut().handle_utc(utc);
+    }
+
+    /// The host's own clock stepped: what was measured by it is worth nothing.
+    pub(super) fn forget_clock(&mut self, now: LocalTime) {
+        self.exchanger.clock_mut().forget();
+        self.exchanger.reset();
+        self.forward.clear();
+        if self.exchanger.request_at().is_some() {
+            self.exchanger.start(now);
         }
     }
 
-    pub(super) fn handle_sync_signal(&mut self, received_at: LocalTime, sent: RaceTime) {
-        self.clock.handle_signal(Signal { sent, received: received_at });
+    pub(super) fn handle_sync_signal(&mut self, received_at: LocalTime, sent: RaceTime) -> Update {
+        self.exchanger.clock_mut().handle_signal(Signal { sent, received: received_at })
     }
 
     /// Measures how long a datagram took from the master, by this agent's own clock of its timeline.
     pub(super) fn note_forward_delay(&mut self, received_at: LocalTime, sent: RaceTime) {
-        if let Some(reading) = self.clock.read(received_at).filter(|reading| reading.expected_error != Span::MAX) {
+        if let Some(reading) = self.clock().read(received_at).filter(|reading| reading.expected_error != Span::MAX) {
             self.forward.push((reading.estimate - sent).max(Span::ZERO));
         }
     }
@@ -312,7 +275,15 @@ impl Link {
     }
 
     pub(super) fn clock(&self) -> &RaceClock {
-        &self.clock
+        self.exchanger.clock()
+    }
+
+    pub(super) fn clock_mut(&mut self) -> &mut RaceClock {
+        self.exchanger.clock_mut()
+    }
+
+    pub(super) fn master(&self) -> &str {
+        &self.master
     }
 
     /// Why this agent does not race for this master; `None` when it does.
@@ -328,9 +299,12 @@ impl Link {
             let none = self.passed.is_empty();
             return Some(if none { StandDown::SourceTestPending } else { StandDown::SourceTestFailed });
         }
-        let Some(reading) = self.clock.read(now) else { return Some(StandDown::ClockUnset) };
+        let Some(reading) = self.clock().read(now) else { return Some(StandDown::ClockUnset) };
+        if reading.disagree {
+            return Some(StandDown::SourcesDisagree);
+        }
         if reading.expected_error == Span::MAX {
-            return Some(if self.clock.steps() > 0 { StandDown::ClockStepped } else { StandDown::ClockUnset });
+            return Some(if self.clock().steps() > 0 { StandDown::ClockStepped } else { StandDown::ClockUnset });
         }
         if reading.expected_error > config.max_expected_error {
             return Some(StandDown::ExpectedError);
@@ -339,16 +313,17 @@ impl Link {
     }
 
     pub(super) fn clock_figures(&self, now: LocalTime) -> Option<ClockFigures> {
-        let reading = self.clock.read(now)?;
+        let reading = self.clock().read(now)?;
         let known = |span: Span| (span != Span::MAX).then_some(span);
         Some(ClockFigures {
             offset: Span::from_nanos(reading.estimate.as_nanos().saturating_sub(now.as_nanos())),
             bound: known(reading.bound),
             expected_error: known(reading.expected_error),
             conditional: reading.conditional,
-            least_round_trip: self.clock.least_round_trip(),
-            samples: self.clock.samples(),
-            steps: self.clock.steps(),
+            least_round_trip: self.clock().least_round_trip(),
+            samples: self.clock().samples(),
+            steps: self.clock().steps(),
+            source: Some(reading.decided),
         })
     }
 

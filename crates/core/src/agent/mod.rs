@@ -10,11 +10,14 @@
 //! An agent trusts a master for the master's own service addresses and nothing else; the list is in the agent's own
 //! configuration.
 
+mod exchange;
 mod limits;
 mod link;
+mod mesh;
 
-use crate::clock::{ClockConfig, Reading};
-use crate::control::{AgentReport, ToAgent, ToMaster};
+use crate::clock::host::HostTime;
+use crate::clock::{ClockConfig, Reading, Update};
+use crate::control::{AgentReport, MeshFigures, MeshSalt, ToAgent, ToMaster};
 use crate::dns::answer::{Response, Transport};
 use crate::dns::query::{Query, Verdict};
 use crate::playbook::{LatePolicy, PreparedPlaybook};
@@ -23,6 +26,8 @@ use crate::wire::session::SECRET_BYTES;
 use crate::wire::{Frame, Order, Receipt, ReceiptOutcome, SessionId, TransmitIdentifier};
 pub use limits::Limits;
 use link::Link;
+use mesh::{Mesh, PATHS_INTERVAL, PeerOutput};
+pub use mesh::{PeerKeys, solve_set};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
@@ -62,6 +67,17 @@ pub struct AgentConfig {
     pub horizon: Span,
     /// The agent's own limits.
     pub limits: Limits,
+    /// Its part in the mesh; absent when it takes none.
+    pub mesh: Option<MeshConfig>,
+}
+
+/// An agent's part in the mesh.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// The name in the agent's certificate.
+    pub name: String,
+    /// Fresh and random for this process.
+    pub salt: MeshSalt,
 }
 
 /// Names a pending departure; an amended order reuses the key and so replaces it.
@@ -76,11 +92,13 @@ pub enum Output {
         to: SocketAddr,
         /// What.
         bytes: Vec<u8>,
-        /// The master and exchange whose T1 this datagram's transmit timestamp is.
-        exchange: Option<(usize, u32)>,
+        /// The exchange that this datagram's transmit timestamp belongs to.
+        exchange: Option<Stamped>,
     },
     /// Let an answer depart at an instant of the local clock.
     Depart(Departure),
+    /// Do not let this one depart, if it has not yet: the clock that its instant was read from was wrong.
+    Withdraw(DepartureKey),
     /// Let a self-test's challenge depart from a service address, now.
     Challenge {
         /// The source.
@@ -99,6 +117,17 @@ pub enum Output {
     },
     /// Something happened that an auditor wants to know.
     Audit(Audit),
+}
+
+/// Whose transmit timestamp a datagram's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamped {
+    /// T1 of an exchange with the master at this place in the configuration.
+    Request(usize, u32),
+    /// T1 of an exchange with a peer.
+    PeerRequest(SessionId, u32),
+    /// T3 of an exchange that a peer asked for.
+    PeerReply(SessionId, u32),
 }
 
 /// A timed send.
@@ -257,6 +286,8 @@ pub struct Agent {
     counters: Counters,
     outputs: VecDeque<Output>,
     report_at: LocalTime,
+    mesh: Mesh,
+    paths_at: LocalTime,
     plain: Vec<u8>,
 }
 
@@ -264,8 +295,12 @@ impl Agent {
     /// An agent without connections. `now` starts its timers.
     pub fn new(config: AgentConfig, now: LocalTime) -> Self {
         let links = config.masters.iter().map(|master| Link::new(master, config.exchange_interval)).collect();
+        let drift = config.masters.iter().map(|master| master.clock.max_drift_ppm).max();
+        let mesh = Mesh::new(config.mesh.as_ref().map(|mesh| mesh.name.clone()), drift.unwrap_or_default());
         Agent {
             limits: limits::Budget::new(config.limits),
+            mesh,
+            paths_at: now,
             config,
             links,
             pending: BTreeMap::new(),
@@ -286,7 +321,7 @@ impl Agent {
 
     /// The control channel to a master is open: what to say first.
     pub fn hello(&self, master: usize, fast_path: SocketAddr) -> ToMaster {
-        self.links[master].hello(&self.config.site, fast_path)
+        self.links[master].hello(&self.config.site, fast_path, self.config.mesh.as_ref().map(|mesh| mesh.salt))
     }
 
     /// The control channel to a master is closed; orders of its sessions are still good for a while.
@@ -321,7 +356,71 @@ impl Agent {
                 None => self.count("self_test_refused"),
             },
             ToAgent::Tested { service, passed } => self.links[master].tested(service, passed),
-            ToAgent::Session { .. } | ToAgent::Refused { .. } => {}
+            ToAgent::Mesh(set) => {
+                let name = self.config.mesh.as_ref().map(|mesh| mesh.name.as_str());
+                match name.and_then(|name| solve_set(name, self.links[master].master(), &set)) {
+                    Some(solved) => self.handle_mesh(now, master, solved),
+                    None => self.count("mesh_set_refused"),
+                }
+            }
+            ToAgent::Session { .. } | ToAgent::Peers { .. } | ToAgent::Refused { .. } => {}
+        }
+    }
+
+    /// A master's list of peers for the mesh, whose certificates the shell has checked and whose keys it has derived; in
+    /// place of that master's last one.
+    pub fn handle_peers(&mut self, now: LocalTime, master: usize, peers: Vec<PeerKeys>) {
+        self.mesh.set_peers(now, master, peers);
+    }
+
+    /// What [`solve_set`] made of a set that this master spread.
+    pub fn handle_mesh(&mut self, now: LocalTime, master: usize, solved: MeshFigures) {
+        self.count("mesh_sets");
+        self.mesh.handle_solution(now, &mut self.links[master], master, solved);
+    }
+
+    /// Where UTC lies on this host's clock, by a keeper that can be believed; `None` when there is none any more. It
+    /// counts for ten seconds.
+    pub fn handle_host_time(&mut self, time: Option<HostTime>) {
+        self.links.iter_mut().for_each(|link| link.clock_mut().handle_host_time(time));
+    }
+
+    /// This host's own clock stepped, or stood still while it was suspended: nothing that was measured by it holds, and
+    /// what waits for an instant of it waits for the wrong one.
+    pub fn handle_clock_break(&mut self, now: LocalTime) {
+        self.count("clock_breaks");
+        self.mesh.forget_clocks(now);
+        for master in 0..self.links.len() {
+            self.links[master].forget_clock(now);
+            self.withdraw(now, master);
+        }
+    }
+
+    /// Takes back every answer that waits for an instant of this master's timeline.
+    fn withdraw(&mut self, now: LocalTime, master: usize) {
+        let waits = |pending: &Pending| matches!(pending.wait, Wait::Departure);
+        let waiting: Vec<(RaceKey, DepartureKey, u8)> = self
+            .pending
+            .range((master, 0)..=(master, u64::MAX))
+            .filter(|(_, pending)| waits(pending))
+            .map(|(race, pending)| (*race, pending.key, pending.revision))
+            .collect();
+        for (race, key, revision) in waiting {
+            self.departures.remove(&key);
+            if let Some(pending) = self.pending.get_mut(&race) {
+                pending.wait = Wait::Done;
+            }
+            self.outputs.push_back(Output::Withdraw(key));
+            self.count("departures_withdrawn");
+            self.receipt(now, master, race.1, revision, ReceiptOutcome::Refused, Span::ZERO);
+        }
+    }
+
+    /// A sample contradicted the clock of this master's timeline, which begins anew.
+    fn note_update(&mut self, now: LocalTime, master: usize, update: Option<Update>) {
+        if update == Some(Update::Stepped) {
+            self.count("clock_steps");
+            self.withdraw(now, master);
         }
     }
 
@@ -332,7 +431,7 @@ impl Agent {
             link.open(now, bytes, &mut plain).map(|opened| opened.map(|shard| (master, shard)))
         });
         match opened {
-            None => self.count("datagram_unknown_session"),
+            None => self.handle_peer(now, received_at, bytes),
             Some(Err(error)) => self.count(error.counter()),
             Some(Ok((master, shard))) => {
                 for frame in crate::wire::frame::frames(&plain) {
@@ -346,19 +445,36 @@ impl Agent {
         self.plain = plain;
     }
 
+    /// A datagram that is none of a master's.
+    fn handle_peer(&mut self, now: LocalTime, received_at: LocalTime, bytes: &[u8]) {
+        match self.mesh.handle_datagram(now, received_at, bytes) {
+            None => self.count("datagram_unknown_session"),
+            Some(Err(error)) => self.count(error.counter()),
+            Some(Ok((_, PeerOutput::Nothing))) => {}
+            Some(Ok((session, PeerOutput::Reply { to, bytes, exchange }))) => {
+                self.count("peer_exchanges_answered");
+                let exchange = Some(Stamped::PeerReply(session, exchange));
+                self.outputs.push_back(Output::Send { to, bytes, exchange });
+            }
+        }
+    }
+
     fn handle_frame(&mut self, now: LocalTime, received_at: LocalTime, master: usize, shard: u8, frame: &Frame<'_>) {
         match frame {
             Frame::Order(order) => self.handle_order(now, received_at, master, shard, order),
             Frame::SyncReply { exchange, received, replied, previous } => {
                 let link = &mut self.links[master];
-                link.handle_reply(received_at, *exchange, *received, *replied, *previous);
+                let update = link.handle_reply(received_at, *exchange, *received, *replied, *previous);
+                self.note_update(now, master, update);
                 self.audit_clock(master, received_at);
             }
             Frame::SyncSignal { sent } => {
-                self.links[master].handle_sync_signal(received_at, *sent);
+                let update = self.links[master].handle_sync_signal(received_at, *sent);
+                self.note_update(now, master, Some(update));
                 self.count("sync_signals");
                 self.audit_clock(master, received_at);
             }
+            Frame::Utc(utc) => self.links[master].handle_utc(*utc),
             Frame::Signal { id } => self.handle_signal(now, master, *id),
             Frame::SyncRequest { .. } | Frame::Receipt(_) => self.count("datagram_malformed"),
         }
@@ -517,16 +633,33 @@ impl Agent {
         }
     }
 
-    /// The kernel's transmit timestamp of an exchange's request.
-    pub fn handle_transmit_stamp(&mut self, master: usize, exchange: u32, at: LocalTime) {
-        self.links[master].stamp_request(exchange, at);
+    /// The kernel's transmit timestamp of a datagram that belonged to an exchange.
+    pub fn handle_transmit_stamp(&mut self, stamped: Stamped, at: LocalTime) {
+        match stamped {
+            Stamped::Request(master, exchange) => self.links[master].stamp_request(exchange, at),
+            Stamped::PeerRequest(session, exchange) => self.mesh.stamp_request(session, exchange, at),
+            Stamped::PeerReply(session, exchange) => self.mesh.stamp_reply(session, exchange, at),
+        }
     }
 
     /// Runs every timer that is due.
     pub fn handle_timeout(&mut self, now: LocalTime) {
         for master in 0..self.links.len() {
             if let Some((to, bytes, exchange)) = self.links[master].poll_request(now) {
-                self.outputs.push_back(Output::Send { to, bytes, exchange: Some((master, exchange)) });
+                self.outputs.push_back(Output::Send { to, bytes, exchange: Some(Stamped::Request(master, exchange)) });
+            }
+        }
+        while let Some((to, bytes, session, exchange)) = self.mesh.poll_request(now) {
+            self.outputs.push_back(Output::Send { to, bytes, exchange: Some(Stamped::PeerRequest(session, exchange)) });
+        }
+        if now >= self.paths_at {
+            self.paths_at = now + PATHS_INTERVAL;
+            for master in 0..self.links.len() {
+                if let Some(report) = self.mesh.report(now, &self.links, master)
+                    && self.links[master].is_connected()
+                {
+                    self.say(master, ToMaster::Paths(report));
+                }
             }
         }
         if now >= self.report_at {
@@ -554,9 +687,11 @@ impl Agent {
 
     /// When the next timer is due, and what it is for.
     pub fn poll_timeout(&self) -> Option<(LocalTime, Timer)> {
-        let exchange = self.links.iter().filter_map(Link::request_at).min().map(|at| (at, Timer::Exchange));
+        let requests = self.links.iter().filter_map(Link::request_at).chain(self.mesh.request_at());
+        let exchange = requests.min().map(|at| (at, Timer::Exchange));
+        let paths = self.config.mesh.is_some().then_some((self.paths_at, Timer::Report));
         let expiry = self.expiries.first_key_value().map(|((at, _), ())| (*at, Timer::Expiry));
-        [exchange, expiry, Some((self.report_at, Timer::Report))].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [exchange, expiry, paths, Some((self.report_at, Timer::Report))].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// What is to be done next; `None` when everything was handed out.
@@ -572,6 +707,7 @@ impl Agent {
             clock: link.clock_figures(now),
             forward_delay: link.forward_delay(),
             lateness: link.lateness(),
+            mesh: self.mesh.figures(master),
             counters: self.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
         }
     }
@@ -593,11 +729,11 @@ impl Agent {
 /// What an agent's next timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// When to ask a master for its time.
+    /// When to ask a master or a peer for its time.
     Exchange,
     /// When to forget a race.
     Expiry,
-    /// When to report.
+    /// When to report, or to tell what was measured of the mesh's paths.
     Report,
 }
 

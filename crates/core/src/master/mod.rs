@@ -5,6 +5,7 @@
 //! tells the shards. [`central`] is what the master says by itself, over UDP and TCP alike.
 
 pub mod central;
+mod mesh;
 mod roster;
 mod shard;
 

@@ -4,6 +4,7 @@
 //! source arrive at the master (most networks drop foreign sources, and an agent there would never be heard), and
 //! reports itself ready. The roster drives these steps and tells the shards the outcome.
 
+use super::mesh::{MeshBoard, MeshOutput};
 use super::{AgentView, MAX_AGENTS, SharedService};
 use crate::control::{AgentReport, MAX_SERVICES, MAX_SITE_NAME, PROTOCOL, StandDown, ToAgent, ToMaster, is_site_name};
 use crate::playbook::PlaybookVersion;
@@ -85,6 +86,8 @@ struct Agent {
     name: String,
     site: String,
     address: IpAddr,
+    /// Handed to its peers in the mesh.
+    certificate: Vec<u8>,
     fast_path: SocketAddr,
     sessions: Vec<Session>,
     rekey_at: LocalTime,
@@ -118,6 +121,7 @@ pub struct Roster {
     config: RosterConfig,
     agents: BTreeMap<Slot, Agent>,
     next_slot: Slot,
+    mesh: MeshBoard,
     rng: ChaCha12Rng,
     outputs: VecDeque<RosterOutput>,
 }
@@ -126,6 +130,7 @@ impl Roster {
     /// A roster without agents; `seed` must be secret and fresh.
     pub fn new(config: RosterConfig, seed: [u8; 32]) -> Self {
         Roster {
+            mesh: MeshBoard::new(config.service.master.clone()),
             config,
             agents: BTreeMap::new(),
             next_slot: 1,
@@ -134,9 +139,15 @@ impl Roster {
         }
     }
 
-    /// An agent with this name in its certificate has connected from `address`. A connection of the same name that is
-    /// still open is replaced. `None` when the roster is full.
-    pub fn handle_connected(&mut self, now: LocalTime, name: &str, address: IpAddr) -> Option<Slot> {
+    /// An agent with this name in its certificate (DER) has connected from `address`. A connection of the same name that
+    /// is still open is replaced. `None` when the roster is full.
+    pub fn handle_connected(
+        &mut self,
+        now: LocalTime,
+        name: &str,
+        address: IpAddr,
+        certificate: Vec<u8>,
+    ) -> Option<Slot> {
         let replaced: Vec<Slot> =
             self.agents.iter().filter(|(_, agent)| agent.name == name).map(|(slot, _)| *slot).collect();
         for slot in replaced {
@@ -152,6 +163,7 @@ impl Roster {
             name: name.to_owned(),
             site: String::new(),
             address,
+            certificate,
             fast_path: SocketAddr::new(address, 0),
             sessions: Vec::new(),
             rekey_at: now + self.config.rekey_interval,
@@ -168,6 +180,7 @@ impl Roster {
 
     /// The connection is closed.
     pub fn handle_disconnected(&mut self, slot: Slot) {
+        self.mesh.leave(slot);
         if self.agents.remove(&slot).is_some_and(|agent| agent.published.is_some()) {
             self.outputs.push_back(RosterOutput::Retire(slot));
         }
@@ -177,12 +190,16 @@ impl Roster {
     pub fn handle_message(&mut self, now: LocalTime, slot: Slot, message: ToMaster) {
         let Some(agent) = self.agents.get_mut(&slot) else { return };
         match message {
-            ToMaster::Hello { protocol, site, fast_path, services, playbook } => {
+            ToMaster::Hello { protocol, site, fast_path, services, playbook, mesh_salt } => {
                 let family = self.config.fast_path.is_ipv4() == reached_at(fast_path, agent.address).is_ipv4();
                 if let Err(reason) = check_hello(agent.welcomed, protocol, &site, &services, family) {
                     self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Refused { reason }));
                     self.outputs.push_back(RosterOutput::Close(slot));
                     return;
+                }
+                if let Some(salt) = mesh_salt {
+                    let reached = reached_at(fast_path, agent.address);
+                    self.mesh.join(slot, agent.name.clone(), reached, salt, agent.certificate.clone());
                 }
                 self.welcome(now, slot, site, fast_path, &services, playbook);
             }
@@ -196,6 +213,7 @@ impl Roster {
                 }
             }
             ToMaster::PlaybookKept { version } => agent.playbook = Some(version),
+            ToMaster::Paths(report) => self.mesh.handle_report(now, slot, report),
             ToMaster::Report(mut report) => {
                 report.counters = report.counters.into_iter().take(MAX_COUNTERS).collect();
                 agent.report = Some((now, report));
@@ -298,6 +316,12 @@ impl Roster {
                 self.open_session(now, slot);
             }
             self.publish(now, slot);
+        }
+        for output in self.mesh.handle_timeout(now) {
+            self.outputs.push_back(match output {
+                MeshOutput::Peers(slot, peers) => RosterOutput::Say(slot, ToAgent::Peers { peers }),
+                MeshOutput::Set(slot, set) => RosterOutput::Say(slot, ToAgent::Mesh(set)),
+            });
         }
     }
 

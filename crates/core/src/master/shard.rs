@@ -17,6 +17,7 @@ mod agents;
 mod races;
 
 use super::{SharedService, Stamp, central};
+use crate::clock::host::UtcOnRace;
 use crate::dns::answer::{self, Response, Transport};
 use crate::dns::query::{Query, Verdict};
 use crate::dns::zone::Lookup;
@@ -131,6 +132,7 @@ pub struct Shard {
     truncated_rate: PrefixRate,
     slip: bool,
     sync_signal_at: LocalTime,
+    utc: Option<UtcOnRace>,
     counters: Counters,
     outputs: VecDeque<Output>,
     plain: Vec<u8>,
@@ -149,6 +151,7 @@ impl Shard {
             truncated_rate: PrefixRate::new(TRUNCATED_PER_PREFIX_PER_S),
             slip: false,
             sync_signal_at: now + config.sync_signal_interval,
+            utc: None,
             counters: Counters::new(),
             outputs: VecDeque::new(),
             plain: Vec::new(),
@@ -305,6 +308,12 @@ impl Shard {
         }
     }
 
+    /// Where UTC lies on this master's timeline, by a keeper that can be believed; `None` when there is none any more. It
+    /// goes out beside the synchronisation signals.
+    pub fn handle_utc(&mut self, utc: Option<UtcOnRace>) {
+        self.utc = utc;
+    }
+
     /// The roster's newest word on an agent.
     pub fn handle_agent(&mut self, view: AgentView) {
         self.agents.update(view);
@@ -387,7 +396,7 @@ impl Shard {
         if now >= self.sync_signal_at {
             self.sync_signal_at = now + self.config.sync_signal_interval;
             if self.config.shard == 0 {
-                self.agents.sync_signal(RaceTime::of_master(now), &mut self.outputs);
+                self.agents.sync_signal(RaceTime::of_master(now), self.utc, &mut self.outputs);
             }
         }
     }

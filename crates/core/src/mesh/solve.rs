@@ -142,16 +142,16 @@ fn fit_without_suspects(graph: &Graph) -> (Fit, Vec<bool>) {
 
 /// The node without which the others fit best, if that is much better.
 fn most_outlying(graph: &Graph, fit: &Fit) -> Option<usize> {
-    let eligible = |&node: &usize| {
-        node != graph.reference && fit.located[node] && fit.paths(graph, node).count() >= LEAST_PATHS
-    };
+    let eligible =
+        |&node: &usize| node != graph.reference && fit.located[node] && fit.paths(graph, node).count() >= LEAST_PATHS;
     let excess = |node: usize| {
-        let (sum, count) = fit.paths(graph, node).fold((0.0, 0.0), |(sum, count), index| {
-            (sum + clamped_square(fit.z[index] / fit.scale), count + 1.0)
-        });
+        let (sum, count) = fit
+            .paths(graph, node)
+            .fold((0.0, 0.0), |(sum, count), index| (sum + clamped_square(fit.z[index] / fit.scale), count + 1.0));
         (sum - count) / count.sqrt()
     };
-    let mut candidates: Vec<(f64, usize)> = (0..graph.nodes).filter(eligible).map(|node| (excess(node), node)).collect();
+    let mut candidates: Vec<(f64, usize)> =
+        (0..graph.nodes).filter(eligible).map(|node| (excess(node), node)).collect();
     candidates.sort_by(|left, right| right.0.total_cmp(&left.0).then(left.1.cmp(&right.1)));
     candidates.truncate(MAX_CANDIDATES);
     let tried = candidates.into_iter().map(|(_, node)| (suspicion(graph, fit, &fit.without(graph, node), node), node));

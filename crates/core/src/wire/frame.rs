@@ -11,6 +11,7 @@
 
 use super::WireError;
 use super::codec::{Reader, put_address};
+use crate::clock::host::UtcOnRace;
 use crate::time::{RaceTime, Span};
 use std::net::SocketAddr;
 
@@ -126,6 +127,8 @@ pub enum Frame<'a> {
         /// T3.
         sent: RaceTime,
     },
+    /// Master to agent, beside a [`Frame::SyncSignal`]: where UTC lies on my timeline.
+    Utc(UtcOnRace),
     /// Master to agent: let the answers held for this id depart.
     Signal {
         /// The [`TransmitIdentifier::On`] id.
@@ -139,6 +142,7 @@ const SYNC_REQUEST: u8 = 3;
 const SYNC_REPLY: u8 = 4;
 const SYNC_SIGNAL: u8 = 5;
 const SIGNAL: u8 = 6;
+const UTC: u8 = 7;
 
 impl Frame<'_> {
     /// Appends the frame. The caller has checked that it fits ([`Frame::encoded_len`]).
@@ -149,6 +153,7 @@ impl Frame<'_> {
             Frame::SyncRequest { .. } => SYNC_REQUEST,
             Frame::SyncReply { .. } => SYNC_REPLY,
             Frame::SyncSignal { .. } => SYNC_SIGNAL,
+            Frame::Utc(_) => UTC,
             Frame::Signal { .. } => SIGNAL,
         };
         out.extend_from_slice(&[kind, 0, 0]);
@@ -173,6 +178,12 @@ impl Frame<'_> {
                 out.extend_from_slice(&previous.1.as_nanos().to_be_bytes());
             }
             Frame::SyncSignal { sent } => out.extend_from_slice(&sent.as_nanos().to_be_bytes()),
+            Frame::Utc(utc) => {
+                out.extend_from_slice(&utc.at.as_nanos().to_be_bytes());
+                out.extend_from_slice(&utc.utc_minus_race.as_nanos().to_be_bytes());
+                out.extend_from_slice(&utc.bound.as_nanos().to_be_bytes());
+                out.push(u8::from(utc.stated));
+            }
             Frame::Signal { id } => out.extend_from_slice(&id.to_be_bytes()),
         }
         let length = (out.len() - body) as u16;
@@ -189,6 +200,7 @@ impl Frame<'_> {
             Frame::Receipt(_) => 18,
             Frame::SyncRequest { .. } | Frame::SyncReply { .. } => EXCHANGE_BODY,
             Frame::SyncSignal { .. } | Frame::Signal { .. } => 8,
+            Frame::Utc(_) => 25,
         }
     }
 }
@@ -286,6 +298,12 @@ fn next<'a>(reader: &mut Reader<'a>) -> Result<Option<Frame<'a>>, WireError> {
         },
         SYNC_SIGNAL => Frame::SyncSignal { sent: RaceTime::from_nanos(body.i64()?) },
         SIGNAL => Frame::Signal { id: body.u64()? },
+        UTC => Frame::Utc(UtcOnRace {
+            at: RaceTime::from_nanos(body.i64()?),
+            utc_minus_race: Span::from_nanos(body.i64()?),
+            bound: Span::from_nanos(body.i64()?),
+            stated: body.u8()? != 0,
+        }),
         _ => return Ok(None),
     }))
 }
@@ -327,6 +345,12 @@ mod tests {
             },
             Frame::SyncSignal { sent: RaceTime::from_nanos(8) },
             Frame::Signal { id: 99 },
+            Frame::Utc(UtcOnRace {
+                at: RaceTime::from_nanos(5),
+                utc_minus_race: Span::from_secs(1_700_000_000),
+                bound: Span::from_micros(70),
+                stated: true,
+            }),
         ]
     }
 

@@ -38,6 +38,15 @@ pub const SECRET_BYTES: usize = 32;
 const REPLAY_WINDOW: u64 = 256;
 const REPLAY_WORDS: usize = REPLAY_WINDOW as usize / 64;
 
+/// How much of HKDF's output names a mesh session.
+struct IdLength;
+
+impl hkdf::KeyType for IdLength {
+    fn len(&self) -> usize {
+        size_of::<SessionId>()
+    }
+}
+
 /// Names a session on the wire; chosen at random by the master.
 pub type SessionId = u64;
 
@@ -64,6 +73,19 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// The session of two agents' mesh. `secret` is theirs and fresh for this pair of processes; `lower` and `higher` are
+    /// their names, in order. The lower one takes a master's part in [`Direction`].
+    pub fn of_pair(secret: [u8; SECRET_BYTES], lower: &str, higher: &str) -> Self {
+        let mut id = [0; 8];
+        let filled = hkdf::Salt::new(hkdf::HKDF_SHA256, &[])
+            .extract(&secret)
+            .expand(&[b"startgun mesh 1 id"], IdLength)
+            .and_then(|output| output.fill(&mut id));
+        assert!(filled.is_ok(), "HKDF-SHA256 fills 8 bytes");
+        // A space is in no name, so no master's session looks like this one.
+        Binding { id: u64::from_be_bytes(id), secret, master: format!("{lower} {higher}"), epoch: Epoch(0) }
+    }
+
     fn key(&self, direction: Direction, shard: u8) -> LessSafeKey {
         let way = match direction {
             Direction::MasterToAgent => b"to agent".as_slice(),

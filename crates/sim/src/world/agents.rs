@@ -89,13 +89,16 @@ impl World {
             match output {
                 Output::Send { to, bytes, exchange } => {
                     self.transmit(sender, fast_path(sender), to, bytes);
-                    if let Some((link, exchange)) = exchange {
+                    if let Some(stamped) = exchange {
                         let host = &mut self.agents[agent];
                         let now = host.clock.read(self.now);
-                        host.agent.handle_transmit_stamp(link, exchange, now);
+                        host.agent.handle_transmit_stamp(stamped, now);
                     }
                 }
                 Output::Depart(departure) => self.await_departure(agent, departure),
+                Output::Withdraw(key) => {
+                    self.agents[agent].waiting.remove(&key);
+                }
                 Output::Challenge { service, to, bytes } => {
                     if self.options.agents[agent].foreign_sources_pass {
                         self.transmit(sender, service, to, bytes);

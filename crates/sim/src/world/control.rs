@@ -1,5 +1,6 @@
 //! The control channel: a pipe between an agent and a master, without loss, in order, with the path's delay.
 
+use startgun_core::agent::PeerKeys;
 use startgun_core::control::{ToAgent, ToMaster};
 use startgun_core::master::{RosterOutput, Slot};
 use startgun_core::time::Span;
@@ -11,6 +12,7 @@ use super::{Event, World, address, setup};
 use crate::clock::SimTime;
 use crate::options::Host;
 use crate::random::Random;
+use crate::trace::{DIGEST_START, digest};
 
 /// One connection, open at both ends as long as it is in the table.
 pub(super) struct Connection {
@@ -75,6 +77,12 @@ impl World {
         Random::named(self.seed, [u64::from_be_bytes(*b"exporter"), connection, session]).bytes()
     }
 
+    /// What two agents derive from each other's enrolled keys.
+    fn pair_secret(&self, one: &str, other: &str) -> [u8; SECRET_BYTES] {
+        let pair = if one < other { format!("{one} {other}") } else { format!("{other} {one}") };
+        Random::named(self.seed, [u64::from_be_bytes(*b"meshkeys"), digest(DIGEST_START, pair.as_bytes()), 0]).bytes()
+    }
+
     pub(super) fn hear_at_master(&mut self, number: u64, message: ToMaster) {
         let Some(connection) = self.connections.get(&number) else {
             return;
@@ -84,7 +92,9 @@ impl World {
         let now = self.masters[master].clock.read(self.now);
         let slot = known.or_else(|| {
             let roster = &mut self.masters[master].roster;
-            roster.handle_connected(now, &setup::site_name(agent), ip_of(Host::Agent(agent)).into())
+            // In place of a certificate: the simulator's agents believe what their master hands out.
+            let certificate = Vec::new();
+            roster.handle_connected(now, &setup::site_name(agent), ip_of(Host::Agent(agent)).into(), certificate)
         });
         let Some(slot) = slot else {
             return self.hang_up(number);
@@ -111,6 +121,16 @@ impl World {
             ToAgent::Session { id } => {
                 let secret = self.secret(number, id);
                 self.agents[agent].agent.handle_session(now, link, id, secret);
+            }
+            ToAgent::Peers { peers } => {
+                let own = setup::site_name(agent);
+                let keys = peers.into_iter().map(|peer| PeerKeys {
+                    secret: self.pair_secret(&own, &peer.name),
+                    name: peer.name,
+                    fast_path: peer.fast_path,
+                });
+                let keys = keys.collect();
+                self.agents[agent].agent.handle_peers(now, link, keys);
             }
             message => {
                 if let ToAgent::Welcome { epoch, .. } = &message {

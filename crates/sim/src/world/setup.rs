@@ -1,7 +1,7 @@
 //! Turning options into the core's configurations.
 
 use domain::base::{MessageBuilder, Name, Rtype};
-use startgun_core::agent::{AgentConfig, MasterConfig};
+use startgun_core::agent::{AgentConfig, MasterConfig, MeshConfig};
 use startgun_core::dns::answer::Addresses;
 use startgun_core::dns::{CanonicalName, Record, ZoneSet};
 use startgun_core::master::{RaceConfig, RosterConfig, Service, ShardConfig, SharedService};
@@ -127,6 +127,8 @@ pub(super) fn agent_config(own: &AgentOptions, agent: usize) -> AgentConfig {
         exchange_interval: own.exchange_interval,
         horizon: own.horizon,
         limits: own.limits,
+        // No two processes of a world are alike: an agent's process lives as long as its world.
+        mesh: own.mesh.then(|| MeshConfig { name: site_name(agent), salt: [agent as u8; 16] }),
     }
 }
 

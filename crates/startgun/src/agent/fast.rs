@@ -1,7 +1,7 @@
 //! The fast thread: owns the core's [`Agent`], its UDP socket, and the way to the departure thread.
 
 use super::audit::AuditSender;
-use startgun_core::agent::{Agent, DepartureKey, DepartureOutcome, Output};
+use startgun_core::agent::{Agent, DepartureKey, DepartureOutcome, Output, Stamped};
 use startgun_core::control::{AgentReport, ToAgent, ToMaster};
 use startgun_core::time::LocalTime;
 use startgun_core::wire::SessionId;
@@ -24,7 +24,7 @@ const INPUTS: usize = 1_024;
 const DOCUMENTS: usize = 256;
 /// Packets taken from the socket at a time.
 const BATCH: usize = 64;
-/// Requests of exchanges whose transmit timestamp is awaited: 16 per master are outstanding at most.
+/// Datagrams of exchanges whose transmit timestamp is awaited: 16 per master are outstanding at most, and a few per peer.
 const MAX_AWAITED_STAMPS: usize = 4_096;
 /// Keys of challenges begin here, out of the way of the core's own, which count up from 1.
 const CHALLENGE_KEYS: DepartureKey = 1 << 63;
@@ -134,7 +134,7 @@ struct FastThread {
     connected: Vec<bool>,
     advertised: SocketAddr,
     /// By the socket's own number of the datagram.
-    awaited_stamps: BTreeMap<u32, (usize, u32)>,
+    awaited_stamps: BTreeMap<u32, Stamped>,
     next_challenge: DepartureKey,
     audit_dropped: u64,
 }
@@ -236,6 +236,10 @@ impl FastThread {
                         self.parts.agent.handle_departed(self.parts.clock.now(), key, DepartureOutcome::Failed);
                     }
                 }
+                Output::Withdraw(key) => {
+                    // One that the queue has no room for is too late by itself: its instant is read from a wrong clock.
+                    let _ = self.parts.departures.cancel(key);
+                }
                 Output::Challenge { service, to, bytes } => {
                     if let Some(socket) = self.socket_of(service) {
                         self.next_challenge += 1;
@@ -271,8 +275,8 @@ impl FastThread {
     fn take_stamps(&mut self) {
         let (awaited, agent) = (&mut self.awaited_stamps, &mut self.parts.agent);
         let _ = self.parts.socket.drain_transmit_timestamps(&self.parts.clock, &mut |number, at| {
-            if let Some((master, exchange)) = awaited.remove(&number) {
-                agent.handle_transmit_stamp(master, exchange, at);
+            if let Some(stamped) = awaited.remove(&number) {
+                agent.handle_transmit_stamp(stamped, at);
             }
         });
         while awaited.len() > MAX_AWAITED_STAMPS {

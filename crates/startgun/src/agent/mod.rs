@@ -131,6 +131,7 @@ fn core_config(config: &AgentConfig) -> startgun_core::agent::AgentConfig {
         exchange_interval: config.exchange_interval,
         horizon: HORIZON,
         limits: config.limits,
+        mesh: None,
     }
 }
 

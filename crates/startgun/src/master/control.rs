@@ -40,7 +40,12 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What happens to the roster.
 pub(super) enum Event {
-    Connected { name: String, address: IpAddr, reply: oneshot::Sender<Option<(Slot, mpsc::Receiver<Command>)>> },
+    Connected {
+        name: String,
+        address: IpAddr,
+        certificate: Vec<u8>,
+        reply: oneshot::Sender<Option<(Slot, mpsc::Receiver<Command>)>>,
+    },
     Disconnected(Slot),
     Message(Slot, ToMaster),
     Secret(Slot, SessionId, [u8; SECRET_BYTES]),
@@ -119,8 +124,8 @@ fn handle(
 ) {
     let now = clock.now();
     match event {
-        Event::Connected { name, address, reply } => {
-            let slot = roster.handle_connected(now, &name, address);
+        Event::Connected { name, address, certificate, reply } => {
+            let slot = roster.handle_connected(now, &name, address, certificate);
             let connection = slot.map(|slot| {
                 let (sender, receiver) = mpsc::channel(COMMANDS);
                 connections.insert(slot, sender);
@@ -227,7 +232,9 @@ impl Server {
             Err(error) => return self.refuse(&peer.ip().to_string(), &Fault::new("no_identity", error.to_string())),
         };
         let (reply, answer) = oneshot::channel();
-        let connected = Event::Connected { name: identity.name.clone(), address: peer.ip().to_canonical(), reply };
+        let certificate = chain.first().map(|certificate| certificate.to_vec()).unwrap_or_default();
+        let address = peer.ip().to_canonical();
+        let connected = Event::Connected { name: identity.name.clone(), address, certificate, reply };
         if self.roster.0.send(connected).await.is_err() {
             return;
         }

@@ -371,8 +371,8 @@ impl World {
                 match output {
                     Output::Send { bytes, exchange, .. } => {
                         let site = &mut self.sites[index];
-                        if let Some((master, exchange)) = exchange {
-                            site.agent.handle_transmit_stamp(master, exchange, site.local(self.now));
+                        if let Some(stamped) = exchange {
+                            site.agent.handle_transmit_stamp(stamped, site.local(self.now));
                         }
                         let received = self.now + site.way;
                         self.schedule(received + HANDLING, Event::ToMaster(index, received, bytes));
@@ -381,6 +381,7 @@ impl World {
                         let at = self.sites[index].truly(departure.at);
                         self.schedule(at, Event::Depart(index, departure));
                     }
+                    Output::Withdraw(key) => panic!("{key} is withdrawn: no clock steps here"),
                     Output::Challenge { .. } | Output::Control { .. } | Output::Audit(_) => {}
                 }
             }
@@ -441,6 +442,7 @@ fn make_site(index: usize, now: LocalTime, clock: ClockConfig, plan: &Plan) -> S
         exchange_interval: Span::from_millis(250),
         horizon: Span::from_secs(1),
         limits: Limits::default(),
+        mesh: None,
     };
     let keys = binding(index);
     let mut site = Site {

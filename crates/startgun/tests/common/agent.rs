@@ -62,9 +62,23 @@ impl Ordered {
 #[derive(Clone, Debug)]
 pub enum Heard {
     Order(Ordered),
-    SyncReply { exchange: u32, received: RaceTime, replied: RaceTime, previous: (u32, RaceTime), at: LocalTime },
-    SyncSignal { sent: RaceTime, at: LocalTime },
-    Signal { id: u64, at: LocalTime },
+    SyncReply {
+        exchange: u32,
+        received: RaceTime,
+        replied: RaceTime,
+        previous: (u32, RaceTime),
+        at: LocalTime,
+    },
+    SyncSignal {
+        sent: RaceTime,
+        at: LocalTime,
+    },
+    /// See [`Frame::Utc`].
+    Utc,
+    Signal {
+        id: u64,
+        at: LocalTime,
+    },
 }
 
 /// A hand-made agent.
@@ -216,6 +230,7 @@ fn heard(at: LocalTime, frame: Frame<'_>) -> Heard {
             Heard::SyncReply { exchange, received, replied, previous, at }
         }
         Frame::SyncSignal { sent } => Heard::SyncSignal { sent, at },
+        Frame::Utc(_) => Heard::Utc,
         Frame::Signal { id } => Heard::Signal { id, at },
         Frame::Receipt(_) | Frame::SyncRequest { .. } => panic!("{frame:?} from a master"),
     }
@@ -258,6 +273,7 @@ impl Connection {
             fast_path: stage.agent_fast(index),
             services: vec![stage.service()],
             playbook: None,
+            mesh_salt: None,
         };
         Connection { documents: Documents::new(tls), shared, hello, master_fast: stage.master_fast() }
     }
@@ -303,6 +319,7 @@ impl Connection {
                 service_socket(service).send_to(&challenge, self.master_fast).expect("sent");
             }
             ToAgent::Tested { passed, .. } => self.shared.tested.store(passed, Ordering::SeqCst),
+            ToAgent::Peers { .. } | ToAgent::Mesh(_) => {}
             ToAgent::Refused { reason } => panic!("refused: {reason}"),
         }
         Ok(())
@@ -327,12 +344,14 @@ fn report((forward, expected_error): (Span, Span)) -> AgentReport {
         least_round_trip: None,
         samples: 100,
         steps: 0,
+        source: None,
     };
     AgentReport {
         stand_down: None::<StandDown>,
         clock: Some(clock),
         forward_delay: Some(ForwardDelay { p99: forward, greatest: forward, samples: 100 }),
         lateness: None,
+        mesh: None,
         counters: BTreeMap::new(),
     }
 }

@@ -227,7 +227,7 @@ impl Connection {
                     *self.shared.secret.lock().expect("held") = Some(secret.expect("the handshake is complete"));
                     self.documents.write(&ToAgent::SelfTest { service: self.stage, token: TOKEN })
                 }
-                Some(ToMaster::Report(_)) | None => Ok(()),
+                Some(ToMaster::Report(_) | ToMaster::Paths(_)) | None => Ok(()),
             };
             let challenged = self.shared.challenged.load(Ordering::SeqCst);
             let passed = if challenged && !self.shared.tested.swap(challenged, Ordering::SeqCst) {

@@ -62,6 +62,7 @@ pub(super) fn config() -> AgentConfig {
         max_bound: Span::from_millis(250),
         exchange_interval: Span::from_millis(250),
         horizon: Span::from_secs(1),
+        mesh: None,
         limits: Limits::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! The agents as one shard sees them: who is ready, how far away, with which keys.
 
 use super::Output;
+use crate::clock::host::UtcOnRace;
 use crate::control::ForwardDelay;
 use crate::master::{Delay, MAX_AGENTS, SharedService, Slot};
 use crate::playbook::PlaybookVersion;
@@ -194,11 +195,14 @@ impl Agents {
         }
     }
 
-    /// Gathers an unsolicited synchronisation signal for every agent with a session.
-    pub(super) fn sync_signal(&mut self, now: RaceTime, outputs: &mut VecDeque<Output>) {
+    /// Gathers an unsolicited synchronisation signal for every agent with a session, and where UTC lies.
+    pub(super) fn sync_signal(&mut self, now: RaceTime, utc: Option<UtcOnRace>, outputs: &mut VecDeque<Output>) {
         let slots: Vec<Slot> = self.agents.keys().copied().collect();
         for slot in slots {
             self.gather(slot, &Frame::SyncSignal { sent: now }, outputs);
+            if let Some(utc) = utc {
+                self.gather(slot, &Frame::Utc(utc), outputs);
+            }
         }
     }
 

@@ -170,6 +170,7 @@ fn a_connection_that_says_the_wrong_things_is_refused() {
         fast_path: address("0.0.0.0:5400"),
         services,
         playbook: None,
+        mesh_salt: None,
     };
     for (message, words) in [
         (hello(PROTOCOL + 1, vec![service()]), "protocol 2"),
@@ -200,6 +201,7 @@ fn an_agent_that_lists_none_of_our_addresses_never_races() {
             fast_path: address("0.0.0.0:5400"),
             services: vec![address("198.51.100.200:53")],
             playbook: Some(shared().playbook("tokyo").version()),
+            mesh_salt: None,
         },
     );
     assert_eq!(heard.token(), None);
@@ -237,6 +239,9 @@ fn the_roster_is_bounded() {
     for number in 0..MAX_AGENTS {
         bench.connect(&format!("agent-{number}"));
     }
-    assert_eq!(bench.roster.handle_connected(bench.now, "one-more", [203, 0, 113, 7].into()), None);
-    assert!(bench.roster.handle_connected(bench.now, "agent-5", [203, 0, 113, 7].into()).is_some(), "a known one may");
+    assert_eq!(bench.roster.handle_connected(bench.now, "one-more", [203, 0, 113, 7].into(), Vec::new()), None);
+    assert!(
+        bench.roster.handle_connected(bench.now, "agent-5", [203, 0, 113, 7].into(), Vec::new()).is_some(),
+        "a known one may"
+    );
 }

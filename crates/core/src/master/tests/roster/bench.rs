@@ -75,7 +75,7 @@ impl Bench {
     }
 
     pub(super) fn connect(&mut self, name: &str) -> Slot {
-        self.roster.handle_connected(self.now, name, [203, 0, 113, 7].into()).expect("room")
+        self.roster.handle_connected(self.now, name, [203, 0, 113, 7].into(), Vec::new()).expect("room")
     }
 
     pub(super) fn say(&mut self, slot: Slot, message: ToMaster) -> Heard {
@@ -90,6 +90,7 @@ impl Bench {
             fast_path: address("0.0.0.0:5400"),
             services: vec![service(), address("198.51.100.200:53")],
             playbook,
+            mesh_salt: None,
         };
         self.say(slot, hello)
     }
@@ -169,9 +170,11 @@ pub(super) fn good_report() -> AgentReport {
             least_round_trip: None,
             samples: 9,
             steps: 0,
+            source: None,
         }),
         forward_delay: Some(ForwardDelay { p99: Span::from_millis(20), greatest: Span::from_millis(21), samples: 9 }),
         lateness: None,
+        mesh: None,
         counters: BTreeMap::new(),
     }
 }

@@ -1,0 +1,332 @@
+//! The agent's part in the mesh: exchanges with its peers, and what the whole mesh says of its way to each master.
+//!
+//! Peers exchange exactly as an agent does with its master, once a second, sealed with keys of their own; either end
+//! asks and either end answers. Every two seconds the agent tells its masters what it measured
+//! ([`Mesh::report`]), brought to one instant of that master's timeline. A master spreads the paths of all agents as one
+//! set, and every agent [solves](solve_set) the same set by itself. The difference between its own clock in that
+//! solution and in its own path to the master is what that path's asymmetry does: it is added to the estimate
+//! ([`RaceClock::correct`](crate::clock::RaceClock::correct)) until the next set, and never touches the interval.
+
+use super::exchange::Exchanger;
+use super::link::Link;
+use crate::clock::{ClockConfig, Update};
+use crate::control::{MAX_PATHS, MeasuredPath, MeshFigures, MeshHost, MeshSet, PathReport};
+use crate::mesh::{MAX_EDGES, MAX_NEIGHBOURS, MAX_NODES, MeshEdge, Problem, solve};
+use crate::time::{LocalTime, RaceTime, Span};
+use crate::wire::session::{self, SECRET_BYTES};
+use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Sealer, SessionId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// Time between two exchanges with a peer, asked by this end; the peer asks as often.
+const PEER_INTERVAL: Span = Span::from_secs(1);
+/// Time between two reports to a master.
+pub(super) const PATHS_INTERVAL: Span = Span::from_secs(2);
+/// A path whose last exchange is older than this is not reported: several in a row were lost, or the peer is gone.
+const PATH_LIFE: Span = Span::from_secs(15);
+
+/// A peer that this agent exchanges with: what the shell made of a
+/// [`PeerDocument`](crate::control::PeerDocument) whose certificate it has checked.
+#[derive(Clone, Debug)]
+pub struct PeerKeys {
+    /// The name in its certificate.
+    pub name: String,
+    /// Where it takes exchanges.
+    pub fast_path: SocketAddr,
+    /// Known to both, and fresh for this pair of processes.
+    pub secret: [u8; SECRET_BYTES],
+}
+
+struct Peer {
+    fast_path: SocketAddr,
+    session: SessionId,
+    sealer: Sealer,
+    opener: Opener,
+    /// The peer's raw clock is a timeline of its own.
+    exchanger: Exchanger,
+    /// When the last exchange counted.
+    heard_at: Option<LocalTime>,
+    /// The exchange of the peer's that was answered last, and its T3 by the kernel's timestamp once that is known.
+    last_reply: Option<(u32, Option<LocalTime>)>,
+    /// The masters that name this peer.
+    named_by: u64,
+}
+
+/// What a datagram of a peer asks for.
+pub(super) enum PeerOutput {
+    /// Send this reply; its transmit timestamp is wanted.
+    Reply { to: SocketAddr, bytes: Vec<u8>, exchange: u32 },
+    /// Nothing.
+    Nothing,
+}
+
+/// The mesh, as one agent sees it.
+pub(super) struct Mesh {
+    /// The agent's name; `None` when it takes no part.
+    name: Option<String>,
+    clock: ClockConfig,
+    peers: BTreeMap<String, Peer>,
+    names: BTreeMap<SessionId, String>,
+    /// By master: what its newest set said.
+    figures: BTreeMap<usize, MeshFigures>,
+    plain: Vec<u8>,
+}
+
+impl Mesh {
+    pub(super) fn new(name: Option<String>, max_drift_ppm: u32) -> Self {
+        // A peer's clock is nobody's timeline: no host clock, no figures of an operator.
+        let clock = ClockConfig { max_drift_ppm, ..ClockConfig::default() };
+        Mesh {
+            name,
+            clock,
+            peers: BTreeMap::new(),
+            names: BTreeMap::new(),
+            figures: BTreeMap::new(),
+            plain: Vec::new(),
+        }
+    }
+
+    /// A master's list of peers, in place of its last one. Beyond [`MAX_NEIGHBOURS`] peers further ones are left out.
+    pub(super) fn set_peers(&mut self, now: LocalTime, master: usize, keys: Vec<PeerKeys>) {
+        let Some(own) = self.name.clone() else { return };
+        let named = 1u64 << (master % 64);
+        self.peers.values_mut().for_each(|peer| peer.named_by &= !named);
+        for peer in keys {
+            if peer.name == own || (self.peers.len() >= MAX_NEIGHBOURS && !self.peers.contains_key(&peer.name)) {
+                continue;
+            }
+            self.set_peer(now, &own, peer, named);
+        }
+        let gone: Vec<String> =
+            self.peers.iter().filter(|(_, peer)| peer.named_by == 0).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            if let Some(peer) = self.peers.remove(&name) {
+                self.names.remove(&peer.session);
+            }
+        }
+    }
+
+    fn set_peer(&mut self, now: LocalTime, own: &str, keys: PeerKeys, named: u64) {
+        let own_is_lower = *own < *keys.name;
+        let (lower, higher) = if own_is_lower { (own, keys.name.as_str()) } else { (keys.name.as_str(), own) };
+        let binding = Binding::of_pair(keys.secret, lower, higher);
+        let known = self.peers.get(&keys.name);
+        if let Some(peer) = known.filter(|peer| peer.session == binding.id) {
+            // The same two processes: a second sealer would use the nonces twice.
+            let named_by = peer.named_by | named;
+            if let Some(peer) = self.peers.get_mut(&keys.name) {
+                peer.named_by = named_by;
+                peer.fast_path = keys.fast_path;
+            }
+            return;
+        }
+        let (out, back) = match own_is_lower {
+            true => (Direction::MasterToAgent, Direction::AgentToMaster),
+            false => (Direction::AgentToMaster, Direction::MasterToAgent),
+        };
+        let earlier = self.peers.remove(&keys.name);
+        let named_by = earlier.as_ref().map_or(0, |peer| peer.named_by) | named;
+        if let Some(earlier) = &earlier {
+            self.names.remove(&earlier.session);
+        }
+        // A peer's new process reads the same raw clock, unless its host booted; then the first exchange resets it.
+        let mut exchanger = earlier.map_or_else(|| Exchanger::new(self.clock, PEER_INTERVAL), |peer| peer.exchanger);
+        exchanger.reset();
+        exchanger.start(now);
+        let peer = Peer {
+            fast_path: keys.fast_path,
+            session: binding.id,
+            sealer: Sealer::new(&binding, out, 0),
+            opener: Opener::new(&binding, back, 0),
+            exchanger,
+            heard_at: None,
+            last_reply: None,
+            named_by,
+        };
+        self.names.insert(binding.id, keys.name.clone());
+        self.peers.insert(keys.name, peer);
+    }
+
+    /// Takes in a datagram, if it belongs to a peer; `None` when it does not.
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: LocalTime,
+        received_at: LocalTime,
+        bytes: &[u8],
+    ) -> Option<Result<(SessionId, PeerOutput), OpenError>> {
+        let (session, _) = session::header(bytes)?;
+        let peer = self.peers.get_mut(self.names.get(&session)?)?;
+        if let Err(error) = peer.opener.open(bytes, &mut self.plain) {
+            return Some(Err(error));
+        }
+        let mut output = PeerOutput::Nothing;
+        for frame in crate::wire::frame::frames(&self.plain) {
+            match frame {
+                Ok(Frame::SyncRequest { exchange }) => output = peer.reply(now, received_at, exchange),
+                Ok(Frame::SyncReply { exchange, received, replied, previous }) => {
+                    let update = peer.exchanger.reply(received_at, exchange, received, replied, previous);
+                    if matches!(update, Some(Update::Accepted | Update::Stepped)) {
+                        peer.heard_at = Some(received_at);
+                    }
+                }
+                Ok(_) | Err(_) => return Some(Err(OpenError::Malformed)),
+            }
+        }
+        Some(Ok((session, output)))
+    }
+
+    /// The next request that is due: its destination, bytes, session and exchange.
+    pub(super) fn poll_request(&mut self, now: LocalTime) -> Option<(SocketAddr, Vec<u8>, SessionId, u32)> {
+        let peer = self.peers.values_mut().find(|peer| peer.exchanger.is_due(now))?;
+        let exchange = peer.exchanger.request(now);
+        let bytes = peer.seal(&Frame::SyncRequest { exchange });
+        Some((peer.fast_path, bytes, peer.session, exchange))
+    }
+
+    /// When the next request is due.
+    pub(super) fn request_at(&self) -> Option<LocalTime> {
+        self.peers.values().filter_map(|peer| peer.exchanger.request_at()).min()
+    }
+
+    /// The kernel's transmit timestamp of a request.
+    pub(super) fn stamp_request(&mut self, session: SessionId, exchange: u32, at: LocalTime) {
+        if let Some(peer) = self.of_session(session) {
+            peer.exchanger.stamp(exchange, at);
+        }
+    }
+
+    /// The kernel's transmit timestamp of a reply.
+    pub(super) fn stamp_reply(&mut self, session: SessionId, exchange: u32, at: LocalTime) {
+        if let Some((last, stamp)) = self.of_session(session).and_then(|peer| peer.last_reply.as_mut())
+            && *last == exchange
+        {
+            *stamp = Some(at);
+        }
+    }
+
+    fn of_session(&mut self, session: SessionId) -> Option<&mut Peer> {
+        self.names.get(&session).and_then(|name| self.peers.get_mut(name))
+    }
+
+    /// This host's own clock stepped.
+    pub(super) fn forget_clocks(&mut self, now: LocalTime) {
+        for peer in self.peers.values_mut() {
+            peer.exchanger.clock_mut().forget();
+            peer.exchanger.reset();
+            peer.exchanger.start(now);
+            peer.heard_at = None;
+            peer.last_reply = None;
+        }
+    }
+
+    /// What this agent has measured, for one of its masters; `None` where it takes no part, or where its clock of that
+    /// master's timeline is not set.
+    pub(super) fn report(&self, now: LocalTime, links: &[Link], master: usize) -> Option<PathReport> {
+        self.name.as_ref()?;
+        let (offset, _) = links[master].clock().direct(now)?;
+        let at = RaceTime::from_nanos(now.as_nanos().saturating_add(offset.as_nanos()));
+        let peers = self.peers.iter().filter(|(_, peer)| peer.heard_at.is_some_and(|heard| now - heard <= PATH_LIFE));
+        let peers = peers.map(|(name, peer)| (MeshHost::Agent(name.clone()), peer.exchanger.clock()));
+        let masters = links.iter().map(|link| (MeshHost::Master(link.master().to_owned()), link.clock()));
+        let measured = |(to, clock): (MeshHost, &crate::clock::RaceClock)| {
+            let (offset, error) = clock.direct(now)?;
+            let (rate_ppb, round_trip) = (clock.rate_ppb()?, clock.least_round_trip()?);
+            Some(MeasuredPath { to, offset, rate_ppb, round_trip, error })
+        };
+        // The way to this master first: without it the others are of no use here.
+        let paths = masters.chain(peers).filter_map(measured).take(MAX_PATHS).collect();
+        Some(PathReport { at, paths })
+    }
+
+    /// Corrects a link's clock by what a set of its master says.
+    pub(super) fn handle_solution(&mut self, now: LocalTime, link: &mut Link, master: usize, solved: MeshFigures) {
+        link.clock_mut().correct(now, solved.correction, solved.expected_error);
+        let heard = |peer: &&Peer| peer.heard_at.is_some_and(|at| now - at <= PATH_LIFE);
+        let peers = self.peers.values().filter(heard).count();
+        self.figures.insert(master, MeshFigures { peers, ..solved });
+    }
+
+    /// What the newest set of a master said.
+    pub(super) fn figures(&self, master: usize) -> Option<MeshFigures> {
+        self.figures.get(&master).cloned()
+    }
+}
+
+/// Solves a set that `master` spread, for the agent of this name; `None` for a set that makes no sense, or in which this
+/// agent does not stand. It takes microseconds for a dozen hosts and up to seconds for a thousand: a shell calls it where
+/// nobody waits for a packet, and hands the result to [`Agent::handle_mesh`](super::Agent::handle_mesh).
+pub fn solve_set(name: &str, master: &str, set: &MeshSet) -> Option<MeshFigures> {
+    let host = |index: usize| set.hosts.get(index);
+    let is_own = |host: &MeshHost| matches!(host, MeshHost::Agent(agent) if agent == name);
+    let own = set.hosts.iter().position(is_own)?;
+    let spread_by_master = matches!(host(0), Some(MeshHost::Master(first)) if first == master);
+    if !spread_by_master || set.hosts.len() > MAX_NODES || set.paths.len() > MAX_EDGES {
+        return None;
+    }
+    let edges: Vec<MeshEdge> = set
+        .paths
+        .iter()
+        .map(|&(from, to, offset, _, round_trip, error)| MeshEdge {
+            from,
+            to,
+            offset: Span::from_nanos(offset),
+            round_trip: Span::from_nanos(round_trip),
+            error: Span::from_nanos(error),
+        })
+        .collect();
+    let solution = solve(&Problem { nodes: set.hosts.len(), reference: 0, edges: &edges });
+    // What this agent's own path to the master said, in the very same set: the difference is that path's asymmetry.
+    let direct = edges.iter().find(|edge| usize::from(edge.from) == own && edge.to == 0)?.offset;
+    let ahead = (*solution.offsets.get(own)?)?;
+    let name_of = |host: &MeshHost| match host {
+        MeshHost::Agent(name) | MeshHost::Master(name) => name.clone(),
+    };
+    Some(MeshFigures {
+        version: set.version,
+        hosts: set.hosts.len(),
+        paths: set.paths.len(),
+        peers: 0,
+        // θ = master − own, x = own − master.
+        correction: -ahead - direct,
+        expected_error: mutual_error(own, set, &edges)?,
+        left_out: solution.left_out.len(),
+        suspects: solution.suspects.iter().filter_map(|node| host(usize::from(*node)).map(name_of)).collect(),
+    })
+}
+
+/// How far this agent's clock is off against another agent's, most likely: races depend on nothing else. What all agents
+/// are wrong by together, against the master, moves every departure alike.
+fn mutual_error(own: usize, set: &MeshSet, edges: &[MeshEdge]) -> Option<Span> {
+    let against_own = solve(&Problem { nodes: set.hosts.len(), reference: own as u16, edges });
+    let of_agents = set.hosts.iter().zip(&against_own.expected_errors).enumerate();
+    let mut errors: Vec<Span> = of_agents
+        .filter(|(index, (host, _))| *index != own && matches!(host, MeshHost::Agent(_)))
+        .filter_map(|(_, (_, error))| *error)
+        .collect();
+    errors.sort_unstable();
+    match errors.is_empty() {
+        true => None,
+        false => Some(errors[errors.len() / 2]),
+    }
+}
+
+impl Peer {
+    fn seal(&mut self, frame: &Frame<'_>) -> Vec<u8> {
+        let (mut plain, mut bytes) = (Vec::with_capacity(64), Vec::with_capacity(128));
+        frame.encode(&mut plain);
+        self.sealer.seal(&plain, &mut bytes);
+        bytes
+    }
+
+    /// Answers a peer's request, as a master answers an agent's.
+    fn reply(&mut self, now: LocalTime, received_at: LocalTime, exchange: u32) -> PeerOutput {
+        let previous = match self.last_reply {
+            Some((previous, Some(at))) => (previous, RaceTime::of_master(at)),
+            _ => (0, RaceTime::from_nanos(0)),
+        };
+        self.last_reply = Some((exchange, None));
+        let (received, replied) = (RaceTime::of_master(received_at), RaceTime::of_master(now));
+        let bytes = self.seal(&Frame::SyncReply { exchange, received, replied, previous });
+        PeerOutput::Reply { to: self.fast_path, bytes, exchange }
+    }
+}
