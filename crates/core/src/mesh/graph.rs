@@ -132,29 +132,24 @@ impl Graph {
     /// preconditioner: pairs × steps operations, at most [`MAX_STEPS`] steps.
     pub(super) fn refine(&self, x: &mut [i128], weights: &[f64]) -> f64 {
         let mut residual = vec![0.0; self.nodes];
-        let mut diagonal = vec![0.0; self.nodes];
         for (pair, &weight) in self.pairs.iter().zip(weights).filter(|(_, weight)| **weight > 0.0) {
             let pull = weight * pair.residual_ns(x);
             residual[pair.high] += pull;
             residual[pair.low] -= pull;
-            diagonal[pair.high] += weight;
-            diagonal[pair.low] += weight;
         }
-        let inverse = |(node, diagonal): (usize, &f64)| {
-            if node == self.reference || *diagonal <= 0.0 { 0.0 } else { 1.0 / diagonal }
-        };
-        let inverse: Vec<f64> = diagonal.iter().enumerate().map(inverse).collect();
-        let delta = self.conjugate_gradients(weights, &inverse, residual);
+        let delta = self.conjugate_gradients(weights, residual);
         for (x, delta) in x.iter_mut().zip(&delta) {
             *x += delta.round() as i128;
         }
         delta.iter().fold(0.0, |largest, delta| largest.max(delta.abs()))
     }
 
-    /// Solves L × δ = `residual` for the weighted graph's Laplacian L; δ stays 0 where `inverse` is 0.
-    fn conjugate_gradients(&self, weights: &[f64], inverse: &[f64], mut residual: Vec<f64>) -> Vec<f64> {
+    /// Solves L × δ = `residual` for the weighted graph's Laplacian L; δ is 0 at the reference and where there is no
+    /// weight.
+    fn conjugate_gradients(&self, weights: &[f64], mut residual: Vec<f64>) -> Vec<f64> {
+        let inverse = self.inverse_diagonal(weights);
         let mut delta = vec![0.0; self.nodes];
-        let mut scaled: Vec<f64> = residual.iter().zip(inverse).map(|(r, i)| r * i).collect();
+        let mut scaled: Vec<f64> = residual.iter().zip(&inverse).map(|(r, i)| r * i).collect();
         let mut direction = scaled.clone();
         let mut image = vec![0.0; self.nodes];
         let mut energy = dot(&residual, &scaled);
@@ -186,6 +181,28 @@ impl Graph {
             }
         }
         delta
+    }
+
+    /// By node: 1 over the sum of its weights; 0 for the reference and where there is no weight.
+    fn inverse_diagonal(&self, weights: &[f64]) -> Vec<f64> {
+        let mut diagonal = vec![0.0; self.nodes];
+        for (pair, &weight) in self.pairs.iter().zip(weights) {
+            diagonal[pair.high] += weight;
+            diagonal[pair.low] += weight;
+        }
+        let inverse = |(node, diagonal): (usize, &f64)| {
+            if node == self.reference || *diagonal <= 0.0 { 0.0 } else { 1.0 / diagonal }
+        };
+        diagonal.iter().enumerate().map(inverse).collect()
+    }
+
+    /// The variance of `node`'s x against the mean of all `located` nodes' under `weights`, in ns²: exact, at the cost
+    /// of one solution.
+    pub(super) fn mutual_variance(&self, weights: &[f64], located: &[bool], node: usize) -> f64 {
+        let share = 1.0 / located.iter().filter(|located| **located).count() as f64;
+        let mut contrast: Vec<f64> = located.iter().map(|located| if *located { -share } else { 0.0 }).collect();
+        contrast[node] += 1.0;
+        dot(&contrast, &self.conjugate_gradients(weights, contrast.clone()))
     }
 
     /// By node: an upper bound on the variance of its x against the reference under `weights` (1/variance each), in

@@ -97,6 +97,10 @@ pub struct Solution {
     /// By node: one standard deviation of x against the reference, from the paths' weights and how well they fit; never
     /// too small by its method (a bound on the posterior's), statistical all the same: no proof.
     pub expected_errors: Vec<Option<Span>>,
+    /// By node: one standard deviation of x against the mean of all clocks, likewise. Races depend on nothing else: what all
+    /// agents' clocks are wrong by together moves a race, and no winner. Usually 0.7 of the expected error, but more than
+    /// it for an agent beside the reference.
+    pub mutual_errors: Vec<Option<Span>>,
     /// What did not take part in others' clocks, in the order of [`Problem::edges`].
     pub left_out: Vec<LeftOut>,
     /// Nodes most of whose paths fit nothing, ascending.
@@ -126,7 +130,8 @@ pub enum Reason {
     Unconnected,
     /// It belongs to a suspected node.
     Suspect,
-    /// It fits neither its neighbours nor the size of its own error: a route change, or a lie.
+    /// More than 4 standard deviations off, so that it kept less than half of its weight, from 5 on none: a route change,
+    /// or a lie.
     Outlying,
 }
 

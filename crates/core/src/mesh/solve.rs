@@ -65,6 +65,9 @@ const MAX_CANDIDATES: usize = 32;
 /// Paths beyond what determines the clocks; with fewer the residuals' size says nothing.
 const LEAST_REDUNDANCY: usize = 8;
 
+/// Up to so many nodes each one's error against the mean is computed exactly, by a solution each: 64 agents, 64 masters.
+const MAX_EXACT: usize = 128;
+
 /// The median of |z| for a standard normal z.
 const MEDIAN_OF_NORMAL: f64 = 0.674_49;
 
@@ -97,6 +100,7 @@ pub fn solve(problem: &Problem<'_>) -> Solution {
     let mut variances: Vec<f64> = graph.variances(&weights).iter().map(|variance| variance * spread).collect();
     let mut x: Vec<Option<i128>> = fit.x.iter().zip(&fit.located).map(|(x, located)| located.then_some(*x)).collect();
     place_the_rest(&graph, &mut x, &mut variances);
+    let mutual_variances = mutual_variances(&graph, &fit, &weights, &variances);
 
     let suspects: Vec<u16> = (0..graph.nodes).filter(|&node| excluded[node]).map(|node| node as u16).collect();
     let mut left_out = Vec::new();
@@ -105,14 +109,33 @@ pub fn solve(problem: &Problem<'_>) -> Solution {
             left_out.push(LeftOut { edge, reason, residual: residual(measured, &x) });
         }
     }
-    let mut offsets: Vec<Option<Span>> = x.into_iter().map(|x| x.map(saturate)).collect();
-    let error = |(offset, variance): (&Option<Span>, f64)| {
-        offset.map(|_| Span::from_nanos(variance.sqrt().ceil().min(i64::MAX as f64) as i64))
+    let all = |mut spans: Vec<Option<Span>>| {
+        spans.resize(problem.nodes, None);
+        spans
     };
-    let mut expected_errors: Vec<Option<Span>> = offsets.iter().zip(variances).map(error).collect();
-    offsets.resize(problem.nodes, None);
-    expected_errors.resize(problem.nodes, None);
-    Solution { offsets, expected_errors, left_out, suspects, scale: fit.scale }
+    let errors = |variances: &[f64]| {
+        let error = |(x, variance): (&Option<i128>, &f64)| x.map(|_| deviation(*variance));
+        x.iter().zip(variances).map(error).collect()
+    };
+    Solution {
+        offsets: all(x.iter().map(|x| x.map(saturate)).collect()),
+        expected_errors: all(errors(&variances)),
+        mutual_errors: all(errors(&mutual_variances)),
+        left_out,
+        suspects,
+        scale: fit.scale,
+    }
+}
+
+/// By node: the variance of its clock against the mean of all fitted clocks, in ns². Exact for the nodes of a small fit;
+/// else the deviation against the mean is at most the node's own and the mean one together (Minkowski).
+fn mutual_variances(graph: &Graph, fit: &Fit, weights: &[f64], variances: &[f64]) -> Vec<f64> {
+    let located: Vec<usize> = (0..graph.nodes).filter(|&node| fit.located[node]).collect();
+    let mean = located.iter().map(|&node| variances[node].sqrt()).sum::<f64>() / located.len().max(1) as f64;
+    let bound = |node: usize| (variances[node].sqrt() + mean) * (variances[node].sqrt() + mean);
+    let exact = |node: usize| graph.mutual_variance(weights, &fit.located, node) * fit.scale * fit.scale;
+    let small = located.len() <= MAX_EXACT;
+    (0..graph.nodes).map(|node| if small && fit.located[node] { exact(node) } else { bound(node) }).collect()
 }
 
 /// Leaves out one node after the other while that makes the others fit much better, then takes back who was suspected
@@ -360,6 +383,11 @@ fn residual(edge: &MeshEdge, x: &[Option<i128>]) -> Span {
     let at = |node: u16| x.get(usize::from(node)).copied().flatten();
     let (Some(from), Some(to)) = (at(edge.from), at(edge.to)) else { return Span::ZERO };
     saturate(i128::from(edge.offset.as_nanos()) - (to - from))
+}
+
+/// The square root, rounded up.
+fn deviation(variance: f64) -> Span {
+    Span::from_nanos(variance.sqrt().ceil() as i64)
 }
 
 fn saturate(nanos: i128) -> Span {
