@@ -265,8 +265,10 @@ pub struct MeshFigures {
     pub peers: usize,
     /// By how much the way to the master alone is off: added to the estimate.
     pub correction: Span,
-    /// The statistical error of that, against the other agents.
+    /// What asymmetry most likely leaves of the clock's error all the same, against the other agents' clocks.
     pub expected_error: Span,
+    /// By how much that is more than usual asymmetry explains: it counts towards the clock's expected error.
+    pub unexplained: Span,
     /// Paths that did not fit and were left out of everybody's clock.
     pub left_out: usize,
     /// Hosts none of whose paths are believed.

@@ -20,6 +20,8 @@ use std::net::SocketAddr;
 
 /// Time between two exchanges with a peer, asked by this end; the peer asks as often.
 const PEER_INTERVAL: Span = Span::from_secs(1);
+/// A new peer is asked after this long: it hears of this agent at about the same time, a control connection's delay apart.
+const INTRODUCTION_SPREAD: Span = Span::from_millis(500);
 /// Time between two reports to a master.
 pub(super) const PATHS_INTERVAL: Span = Span::from_secs(2);
 /// A path whose last exchange is older than this is not reported: several in a row were lost, or the peer is gone.
@@ -132,7 +134,7 @@ impl Mesh {
         // A peer's new process reads the same raw clock, unless its host booted; then the first exchange resets it.
         let mut exchanger = earlier.map_or_else(|| Exchanger::new(self.clock, PEER_INTERVAL), |peer| peer.exchanger);
         exchanger.reset();
-        exchanger.start(now);
+        exchanger.start(now + INTRODUCTION_SPREAD);
         let peer = Peer {
             fast_path: keys.fast_path,
             session: binding.id,
@@ -240,7 +242,7 @@ impl Mesh {
 
     /// Corrects a link's clock by what a set of its master says.
     pub(super) fn handle_solution(&mut self, now: LocalTime, link: &mut Link, master: usize, solved: MeshFigures) {
-        link.clock_mut().correct(now, solved.correction, solved.expected_error);
+        link.clock_mut().correct(now, solved.correction, solved.unexplained);
         let heard = |peer: &&Peer| peer.heard_at.is_some_and(|at| now - at <= PATH_LIFE);
         let peers = self.peers.values().filter(heard).count();
         self.figures.insert(master, MeshFigures { peers, ..solved });
@@ -278,6 +280,12 @@ pub fn solve_set(name: &str, master: &str, set: &MeshSet) -> Option<MeshFigures>
     // What this agent's own path to the master said, in the very same set: the difference is that path's asymmetry.
     let direct = edges.iter().find(|edge| usize::from(edge.from) == own && edge.to == 0)?.offset;
     let ahead = (*solution.offsets.get(own)?)?;
+    let mutual_error = (*solution.mutual_errors.get(own)?)?;
+    // Every path is taken to be as asymmetric as paths usually are, and no exchange shows by how much: that stands beside
+    // the clock's error, not in it. What fits worse than that counts.
+    let suspected = solution.suspects.iter().any(|suspect| usize::from(*suspect) == own);
+    let beyond = if suspected { 1.0 } else { solution.scale - 1.0 };
+    let unexplained = Span::from_nanos((mutual_error.as_nanos() as f64 * beyond) as i64);
     let name_of = |host: &MeshHost| match host {
         MeshHost::Agent(name) | MeshHost::Master(name) => name.clone(),
     };
@@ -288,26 +296,11 @@ pub fn solve_set(name: &str, master: &str, set: &MeshSet) -> Option<MeshFigures>
         peers: 0,
         // θ = master − own, x = own − master.
         correction: -ahead - direct,
-        expected_error: mutual_error(own, set, &edges)?,
+        expected_error: mutual_error,
+        unexplained,
         left_out: solution.left_out.len(),
         suspects: solution.suspects.iter().filter_map(|node| host(usize::from(*node)).map(name_of)).collect(),
     })
-}
-
-/// How far this agent's clock is off against another agent's, most likely: races depend on nothing else. What all agents
-/// are wrong by together, against the master, moves every departure alike.
-fn mutual_error(own: usize, set: &MeshSet, edges: &[MeshEdge]) -> Option<Span> {
-    let against_own = solve(&Problem { nodes: set.hosts.len(), reference: own as u16, edges });
-    let of_agents = set.hosts.iter().zip(&against_own.expected_errors).enumerate();
-    let mut errors: Vec<Span> = of_agents
-        .filter(|(index, (host, _))| *index != own && matches!(host, MeshHost::Agent(_)))
-        .filter_map(|(_, (_, error))| *error)
-        .collect();
-    errors.sort_unstable();
-    match errors.is_empty() {
-        true => None,
-        false => Some(errors[errors.len() / 2]),
-    }
 }
 
 impl Peer {
