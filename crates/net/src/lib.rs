@@ -4,6 +4,7 @@
 //! the kernel's timestamps, [`departure`] lets them leave at an instant, [`host_clock`] reads the clocks, [`observer`] sees
 //! what the kernel would not deliver, [`packet`] is the lab's way to whole frames, [`poll`] waits, [`privileges`] gives up.
 
+pub mod continuity;
 pub mod departure;
 pub mod host_clock;
 pub mod observer;

@@ -3,7 +3,7 @@
 use crate::config::{ConfigError, HostConfig, Loaded};
 use crate::{http, status};
 use startgun_core::time::Epoch;
-use startgun_net::host_clock::{Distortion, HostClock};
+use startgun_net::host_clock::HostClock;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -30,11 +30,7 @@ pub fn loaded<T>(result: Result<Loaded<T>, Vec<ConfigError>>) -> Result<T, Strin
 
 /// The host's clock, or the false one that a lab configured.
 pub fn clock(host: &HostConfig) -> HostClock {
-    HostClock::new(host.clock_distortion.map(|distortion| Distortion {
-        offset: distortion.offset,
-        drift_ppb: distortion.drift_ppb,
-        reference_raw_ns: distortion.reference_raw_ns,
-    }))
+    HostClock::new(host.clock_distortion)
 }
 
 /// The epoch of this host's raw clock, from its boot id.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use startgun_core::time::Span;
+use startgun_net::host_clock::{Distortion, Step};
 
 use super::reader::{Document, Section, Value};
 use crate::control::tls::{TlsFiles, check_name};
@@ -36,18 +37,7 @@ pub struct HostConfig {
     /// Certificates.
     pub fleet: TlsFiles,
     /// A clock that is wrong on purpose; labs only.
-    pub clock_distortion: Option<ClockDistortion>,
-}
-
-/// A false clock: local = raw + `offset` + (raw − `reference_raw_ns`) × `drift_ppb` / 10⁹.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClockDistortion {
-    /// Added to the host's clock.
-    pub offset: Span,
-    /// Gained by the host's clock per second, in parts per billion.
-    pub drift_ppb: i64,
-    /// The reading of CLOCK_MONOTONIC_RAW at which the drift begins, in nanoseconds.
-    pub reference_raw_ns: i64,
+    pub clock_distortion: Option<Distortion>,
 }
 
 /// Reads what both daemons have; `None` where something that has no default was missing or wrong.
@@ -106,23 +96,37 @@ fn read_fleet(section: Section<'_>) -> Option<TlsFiles> {
     Some(TlsFiles { ca: ca?, certificate: certificate?, key: key?, revoked })
 }
 
-fn read_distortion(section: Section<'_>) -> ClockDistortion {
-    let offset_s = section
-        .or("offset_s", 0.0, |value| value.number(-DISTORTION_OFFSET_S_MAX..=DISTORTION_OFFSET_S_MAX, "seconds"));
+fn read_distortion(section: Section<'_>) -> Distortion {
+    let seconds = |value: Value<'_>| {
+        let seconds = value.number(-DISTORTION_OFFSET_S_MAX..=DISTORTION_OFFSET_S_MAX, "seconds")?;
+        Some(Span::from_nanos((seconds * 1e9).round() as i64))
+    };
+    let raw_ns = |value: Value<'_>| value.integer(0..=i64::MAX, "nanoseconds of CLOCK_MONOTONIC_RAW");
     let drift_ppm = section.or("drift_ppm", 0.0, |value| {
         value.number(-DISTORTION_DRIFT_PPM_MAX..=DISTORTION_DRIFT_PPM_MAX, "parts per million")
     });
-    let reference_raw_ns =
-        section.or("reference_raw_ns", 0, |value| value.integer(0..=i64::MAX, "nanoseconds of CLOCK_MONOTONIC_RAW"));
+    let (by, at_raw_ns) = (section.value("step_s"), section.value("step_at_raw_ns"));
+    let step = match (by, at_raw_ns) {
+        (None, None) => None,
+        (Some(_), None) => section.missing("step_at_raw_ns", "when the clock steps by step_s"),
+        (None, Some(_)) => section.missing("step_s", "by how much the clock steps at step_at_raw_ns"),
+        (Some(by), Some(at_raw_ns)) => match (seconds(by), raw_ns(at_raw_ns)) {
+            (Some(by), Some(at_raw_ns)) => Some(Step { at_raw_ns, by }),
+            _ => None,
+        },
+    };
+    let distortion = Distortion {
+        offset: section.or("offset_s", Span::ZERO, seconds),
+        drift_ppb: (drift_ppm * 1e3).round() as i64,
+        reference_raw_ns: section.or("reference_raw_ns", 0, raw_ns),
+        step,
+        realtime_offset: section.or("realtime_offset_s", Span::ZERO, seconds),
+    };
     let document: &Document<'_> = section.document;
     let found = "a clock that is wrong on purpose";
     document.warn(document.error(&section.span, "clock_distortion", found, "one in labs only"));
     section.finish();
-    ClockDistortion {
-        offset: Span::from_nanos((offset_s * 1e9).round() as i64),
-        drift_ppb: (drift_ppm * 1e3).round() as i64,
-        reference_raw_ns,
-    }
+    distortion
 }
 
 /// Sockets of one host, to find two that want the same address.

@@ -9,9 +9,9 @@ use startgun_core::dns::{CanonicalName, Lookup};
 use startgun_core::master::{Delay, Stamp, Transmit};
 use startgun_core::playbook::LatePolicy;
 use startgun_core::time::Span;
+use startgun_net::host_clock::{Distortion, Step};
 
 use super::agent::SignalPropagation;
-use super::host::ClockDistortion;
 use super::*;
 use crate::fleet::test_support::ScratchDir;
 
@@ -159,13 +159,20 @@ fn false_clocks_and_signals_are_read_to_the_nanosecond() {
     let distortion = "[clock_distortion]\noffset_s = -2.5\ndrift_ppm = 12.345\nreference_raw_ns = 7\n\n[clock]";
     let text = AGENT.replace("[clock]", distortion) + "signal_propagation_ms = { greatest = 20.5 }\n";
     let config = read(Path::new("f.toml"), &text, false, None, agent::read).expect("a sound text").config;
-    let expected = ClockDistortion { offset: Span::from_millis(-2_500), drift_ppb: 12_345, reference_raw_ns: 7 };
+    let (offset, drift_ppb) = (Span::from_millis(-2_500), 12_345);
+    let expected = Distortion { offset, drift_ppb, reference_raw_ns: 7, ..Distortion::default() };
     assert_eq!(config.host.clock_distortion, Some(expected));
     let expected = SignalPropagation { least: Span::ZERO, greatest: Span::from_micros(20_500) };
     assert_eq!(config.masters[0].signal_propagation, Some(expected));
     let warning =
         "warning: f.toml:12:1: clock_distortion: found a clock that is wrong on purpose, expected one in labs only";
     assert_eq!(said(&text), format!("{warning}\nagent tokyo of site tokyo, masters: m1"));
+    let step = "[clock_distortion]\nstep_s = -1\nstep_at_raw_ns = 9000000000\nrealtime_offset_s = 0.25\n\n[clock]";
+    let text = AGENT.replace("[clock]", step);
+    let config = read(Path::new("f.toml"), &text, false, None, agent::read).expect("a sound text").config;
+    let step = Some(Step { at_raw_ns: 9_000_000_000, by: Span::from_secs(-1) });
+    let expected = Distortion { step, realtime_offset: Span::from_millis(250), ..Distortion::default() };
+    assert_eq!(config.host.clock_distortion, Some(expected));
 }
 
 #[test]

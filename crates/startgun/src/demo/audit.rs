@@ -61,7 +61,7 @@ fn clock_of(host: &Host) -> HostClock {
     HostClock::new(Some(Distortion {
         offset: Span::from_nanos(host.clock.offset_ns),
         drift_ppb: host.clock.drift_ppb,
-        reference_raw_ns: 0,
+        ..Distortion::default()
     }))
 }
 
