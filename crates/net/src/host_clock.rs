@@ -11,7 +11,8 @@
 mod stamps;
 
 use crate::check;
-use stamps::{Sandwich, Stamps};
+pub(crate) use stamps::Sandwich;
+use stamps::Stamps;
 use startgun_core::time::{LocalTime, Span};
 use std::cell::RefCell;
 use std::io;

@@ -7,6 +7,7 @@
 pub mod continuity;
 pub mod departure;
 pub mod host_clock;
+pub mod host_time;
 pub mod observer;
 pub mod packet;
 pub mod poll;

@@ -38,7 +38,7 @@ const NEVER_S: libc::time_t = i64::MAX / 1_000_000_000;
 
 /// The clocks at one moment, as well as three readings after each other can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sandwich {
+pub(crate) struct Sandwich {
     /// The middle of the two raw readings.
     pub raw_ns: i64,
     /// Half of their distance, rounded up: the other clocks were read no further away.
