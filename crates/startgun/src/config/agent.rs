@@ -6,10 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use startgun_core::agent::Limits;
+use startgun_core::clock::ClockSource;
 use startgun_core::control::{MAX_SERVICES, is_site_name};
 use startgun_core::time::Span;
+use startgun_net::host_time::{HostChoice, HostTimeOptions};
 
 use super::Root;
+use super::clock::read_host_time;
 use super::host::{HostConfig, Listeners, NAME, Transport, read_host, read_name};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
 
@@ -34,6 +37,12 @@ pub struct AgentConfig {
     pub audit_log: Option<PathBuf>,
     /// Its own limits.
     pub limits: Limits,
+    /// What its clock is taken from.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no thread asks for it yet"))]
+    pub clock_source: ClockSource,
+    /// Where this host takes UTC from.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no thread asks for it yet"))]
+    pub host_time: HostTimeOptions,
     /// Ready only while the statistical clock error is at most this.
     pub max_expected_error: Span,
     /// Ready only while the proven clock bound is at most this.
@@ -107,6 +116,8 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
         fast_path_advertise,
         audit_log,
         limits,
+        clock_source: clock.source,
+        host_time: clock.host_time,
         max_expected_error: clock.max_expected_error,
         max_bound: clock.max_bound,
         max_drift_ppm: clock.max_drift_ppm,
@@ -156,6 +167,8 @@ fn read_limits(section: Section<'_>) -> Limits {
 }
 
 struct Clock {
+    source: ClockSource,
+    host_time: HostTimeOptions,
     max_expected_error: Span,
     max_bound: Span,
     max_drift_ppm: u32,
@@ -165,12 +178,19 @@ struct Clock {
 impl Default for Clock {
     fn default() -> Self {
         Clock {
+            source: ClockSource::Auto,
+            host_time: HostTimeOptions::default(),
             max_expected_error: Span::from_millis(3),
             max_bound: Span::from_millis(250),
             max_drift_ppm: 200,
             exchange_interval: Span::from_millis(250),
         }
     }
+}
+
+/// What `source` may be.
+fn sources() -> [(&'static str, ClockSource); 3] {
+    [ClockSource::Auto, ClockSource::Host, ClockSource::Master].map(|source| (source.word(), source))
 }
 
 fn read_clock(section: Section<'_>) -> Clock {
@@ -185,7 +205,11 @@ fn read_clock(section: Section<'_>) -> Clock {
         }
         found => found,
     };
+    let host_time = read_host_time(&section);
+    let source = section.value("source");
     let clock = Clock {
+        source: source.as_ref().and_then(|value| value.word(&sources())).unwrap_or_default(),
+        host_time,
         max_expected_error: max_expected_error.unwrap_or(default.max_expected_error.min(max_bound)),
         max_bound,
         max_drift_ppm: section
@@ -195,6 +219,12 @@ fn read_clock(section: Section<'_>) -> Clock {
         exchange_interval: section
             .or("exchange_interval_ms", default.exchange_interval, |value| value.milliseconds(50.0..=10_000.0)),
     };
+    if let Some(value) = source
+        && clock.source == ClockSource::Host
+        && clock.host_time.choice == HostChoice::Nothing
+    {
+        value.fault::<()>("\"host\" beside host_source = \"none\"", "a source that is there");
+    }
     section.finish();
     clock
 }

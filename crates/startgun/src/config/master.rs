@@ -11,9 +11,11 @@ use startgun_core::dns::{CanonicalName, ZoneSet};
 use startgun_core::master::{Delay, RaceConfig, Service, Stamp, Transmit};
 use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_RACES};
 use startgun_core::time::Span;
+use startgun_net::host_time::HostTimeOptions;
 
 use super::Root;
 use super::agent::SITE;
+use super::clock::read_host_time;
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
 use super::zone::{RECORDS_MAX, Zone, read_zone};
@@ -59,6 +61,9 @@ pub struct MasterConfig {
     pub max_total_delay: Span,
     /// Races per second and source prefix.
     pub races_per_source_per_s: u32,
+    /// Where this host takes UTC from, which it tells agents.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no thread asks for it yet"))]
+    pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
     pub service_addresses: Vec<SocketAddr>,
     /// Zones and raced names.
@@ -98,6 +103,12 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let races_per_source_per_s =
         root.or("races_per_source_per_s", 100, |value| value.integer(1..=1_000_000, "races per second"));
 
+    let host_time = root.section("clock").map_or_else(HostTimeOptions::default, |section| {
+        let host_time = read_host_time(&section);
+        section.finish();
+        host_time
+    });
+
     let mut listeners = Listeners::default();
     listeners.add(&root, "control_listen", Transport::Tcp);
     listeners.add(&root, "fast_path_listen", Transport::Udp);
@@ -121,6 +132,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         fallback_after,
         max_total_delay,
         races_per_source_per_s,
+        host_time,
         service_addresses,
         service: service?,
         record_count: RECORDS_MAX - records_left,

@@ -15,6 +15,7 @@
 //! a test loads.
 
 mod agent;
+mod clock;
 mod error;
 mod host;
 mod master;

@@ -5,11 +5,13 @@ mod golden;
 use std::fs;
 
 use domain::base::Rtype;
+use startgun_core::clock::ClockSource;
 use startgun_core::dns::{CanonicalName, Lookup};
 use startgun_core::master::{Delay, Stamp, Transmit};
 use startgun_core::playbook::LatePolicy;
 use startgun_core::time::Span;
 use startgun_net::host_clock::{Distortion, Step};
+use startgun_net::host_time::{HostChoice, HostSource, HostTimeOptions, PhcOptions};
 
 use super::agent::SignalPropagation;
 use super::*;
@@ -133,6 +135,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.fallback_after, stated.fallback_after);
     assert_eq!(config.max_total_delay, stated.max_total_delay);
     assert_eq!(config.races_per_source_per_s, stated.races_per_source_per_s);
+    assert_eq!((&config.host_time, &stated.host_time), (&HostTimeOptions::default(), &HostTimeOptions::default()));
     let default = &read_master(&MASTER.replace("cover = 0.9", "")).service.races[0];
     let race = &stated.service.races[0];
     assert_eq!((default.delay, default.ttl_s, default.late), (race.delay, race.ttl_s, race.late));
@@ -149,6 +152,10 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.limits.allow_private_destinations, stated.limits.allow_private_destinations);
     assert_eq!((config.max_expected_error, config.max_bound), (stated.max_expected_error, stated.max_bound));
     assert_eq!((config.max_drift_ppm, config.exchange_interval), (stated.max_drift_ppm, stated.exchange_interval));
+    assert_eq!((config.clock_source, stated.clock_source), (ClockSource::Auto, ClockSource::Auto));
+    assert_eq!((config.host_time, stated.host_time), (HostTimeOptions::default(), HostTimeOptions::default()));
+    let without_table = read_agent(&bare.replace("[clock]", ""));
+    assert_eq!((without_table.clock_source, without_table.host_time), (ClockSource::Auto, HostTimeOptions::default()));
     // A default never contradicts a value that was given.
     let low = read_agent(&AGENT.replace("= 1000", "= 50").replace("max_bound_ms = 100", "max_bound_ms = 1"));
     assert_eq!((low.limits.departures_per_prefix_per_s, low.max_expected_error), (50, Span::from_millis(1)));
@@ -173,6 +180,38 @@ fn false_clocks_and_signals_are_read_to_the_nanosecond() {
     let step = Some(Step { at_raw_ns: 9_000_000_000, by: Span::from_secs(-1) });
     let expected = Distortion { step, realtime_offset: Span::from_millis(250), ..Distortion::default() };
     assert_eq!(config.host.clock_distortion, Some(expected));
+}
+
+#[test]
+fn the_host_clock_is_configured_alike_for_master_and_agent() {
+    let keys = "host_source = \"phc\"\nhost_bound_ms = 0.0015\nphc_device = \"/dev/ptp3\"\nphc_minus_utc_s = -3\n";
+    let phc = HostTimeOptions {
+        choice: HostChoice::Only(HostSource::Phc),
+        stated_bound: Some(Span::from_nanos(1_500)),
+        phc: Some(PhcOptions { device: "/dev/ptp3".into(), minus_utc: Span::from_secs(-3) }),
+        clock_bound_path: None,
+    };
+    let text = AGENT.replace("[clock]", &format!("[clock]\nsource = \"host\"\n{keys}"));
+    let agent = read(Path::new("f.toml"), &text, false, None, agent::read).expect("a sound text").config;
+    assert_eq!((agent.clock_source, &agent.host_time), (ClockSource::Host, &phc));
+    let text = MASTER.replace("[fleet]", &format!("[clock]\n{keys}\n[fleet]"));
+    let master = read(Path::new("f.toml"), &text, false, None, master::read).expect("a sound text").config;
+    assert_eq!(master.host_time, phc);
+    let words = [
+        ("auto", HostChoice::Auto),
+        ("kernel", HostChoice::Only(HostSource::Kernel)),
+        ("clock-bound", HostChoice::Only(HostSource::ClockBound)),
+        ("none", HostChoice::Nothing),
+    ];
+    for (word, choice) in words {
+        let text = MASTER.replace("[fleet]", &format!("[clock]\nhost_source = \"{word}\"\n\n[fleet]"));
+        let master = read(Path::new("f.toml"), &text, false, None, master::read).expect("a sound text").config;
+        assert_eq!(master.host_time, HostTimeOptions { choice, ..HostTimeOptions::default() });
+    }
+    let text = MASTER.replace("[fleet]", "[clock]\nclock_bound_path = \"run/shm0\"\nhost_bound_ms = 2\n\n[fleet]");
+    let master = read(Path::new("/etc/f.toml"), &text, false, None, master::read).expect("a sound text").config;
+    assert_eq!(master.host_time.clock_bound_path.as_deref(), Some(Path::new("/etc/run/shm0")));
+    assert_eq!(master.host_time.stated_bound, Some(Span::from_millis(2)));
 }
 
 #[test]

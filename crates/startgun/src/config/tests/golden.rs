@@ -64,6 +64,11 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
             r#"f.toml:3:18: control_listen: found "198.51.100.1", expected an IP address and a port from 1, such as "198.51.100.1:8530" or "[2001:db8::1]:8530""#,
         ),
         (
+            "[[service]]",
+            "[clock]\nsource = \"host\"\n\n[[service]]",
+            "f.toml:12:1: clock.source: found an unknown key, expected one of clock_bound_path, host_bound_ms, host_source, phc_device, phc_minus_utc_s",
+        ),
+        (
             r#""198.51.100.1:8530""#,
             "8530",
             r#"f.toml:3:18: control_listen: found 8530, expected an IP address and a port from 1, such as "198.51.100.1:8530" or "[2001:db8::1]:8530""#,
@@ -96,7 +101,7 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
         (
             "\n\n[fleet]",
             "\nbanana = 1\n[fleet]",
-            "f.toml:5:1: banana: found an unknown key, expected one of clock_distortion, control_listen, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, role, service, shards, stamp, state_dir, status_socket, user, validated_for_s, zone",
+            "f.toml:5:1: banana: found an unknown key, expected one of clock, clock_distortion, control_listen, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, role, service, shards, stamp, state_dir, status_socket, user, validated_for_s, zone",
         ),
         ("\n\n[fleet]", "\nclock_distortion = 1\n[fleet]", "f.toml:5:20: clock_distortion: found 1, expected a table"),
         ("ca = \"ca.crt\"\n", "", "f.toml:6:1: fleet.ca: found nothing, expected the path of the fleet's ca.crt"),
@@ -313,6 +318,45 @@ fn faulty_agents_are_refused_in_these_words() {
             "max_bound_ms = 100",
             "exchange_interval_ms = 1",
             "f.toml:13:24: clock.exchange_interval_ms: found 1, expected milliseconds, a number from 50 to 10000",
+        ),
+        (
+            "max_bound_ms = 100",
+            "source = \"gps\"\nhost_source = \"chrony\"\nhost_bound_ms = 0",
+            r#"f.toml:13:10: clock.source: found "gps", expected "auto" or "host" or "master"
+f.toml:14:15: clock.host_source: found "chrony", expected "auto" or "kernel" or "clock-bound" or "phc" or "none"
+f.toml:15:17: clock.host_bound_ms: found 0, expected milliseconds, a number from 0.001 to 10000"#,
+        ),
+        (
+            "max_bound_ms = 100",
+            "source = \"host\"\nhost_source = \"none\"\nhost_bound_ms = 1\nclock_bound_path = \"x\"",
+            r#"f.toml:13:10: clock.source: found "host" beside host_source = "none", expected a source that is there
+f.toml:15:17: clock.host_bound_ms: found host_bound_ms beside host_source = "none", expected it with "auto", "kernel" or "phc" only
+f.toml:16:20: clock.clock_bound_path: found clock_bound_path beside host_source = "none", expected it with "auto" or "clock-bound" only"#,
+        ),
+        (
+            "max_bound_ms = 100",
+            "host_source = \"phc\"",
+            r#"f.toml:12:1: clock.phc_device: found nothing, expected the device of the hardware clock, such as "/dev/ptp0"
+f.toml:12:1: clock.phc_minus_utc_s: found nothing, expected what the hardware clock shows more than UTC: 37 where it counts TAI, 0 for UTC
+f.toml:12:1: clock.host_bound_ms: found nothing, expected how far the hardware clock may be off; nothing else tells"#,
+        ),
+        (
+            "max_bound_ms = 100",
+            "phc_device = \"/dev/ptp0\"\nphc_minus_utc_s = 37.5",
+            r#"f.toml:13:14: clock.phc_device: found phc_device beside host_source = "auto", expected it with "phc" only
+f.toml:14:19: clock.phc_minus_utc_s: found phc_minus_utc_s beside host_source = "auto", expected it with "phc" only
+f.toml:14:19: clock.phc_minus_utc_s: found 37.5, expected seconds, a whole number from -1000 to 1000"#,
+        ),
+        (
+            "[[master]]",
+            "[clock_distortion]\nstep_s = 1\n[[master]]",
+            r#"f.toml:15:1: clock_distortion.step_at_raw_ns: found nothing, expected when the clock steps by step_s"#,
+        ),
+        (
+            "[[master]]",
+            "[clock_distortion]\nstep_at_raw_ns = -1\nrealtime_offset_s = \"x\"\n[[master]]",
+            r#"f.toml:15:1: clock_distortion.step_s: found nothing, expected by how much the clock steps at step_at_raw_ns
+f.toml:17:21: clock_distortion.realtime_offset_s: found "x", expected seconds, a number from -31536000 to 31536000"#,
         ),
         (
             "name = \"tokyo\"\n",
