@@ -48,6 +48,12 @@ pub struct HostTime {
     pub stated: bool,
 }
 
+impl From<HostTime> for startgun_core::clock::host::HostTime {
+    fn from(HostTime { at, utc_minus_local, bound, stated, .. }: HostTime) -> Self {
+        startgun_core::clock::host::HostTime { at, utc_minus_local, bound, stated }
+    }
+}
+
 /// Who tells UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostSource {

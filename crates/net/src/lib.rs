@@ -1,8 +1,9 @@
 //! Startgun on Linux: what the core decides, done with real packets and clocks.
 //!
 //! Everything `unsafe` of the project is in this crate, each block with its reason. [`udp`] moves packets in batches with
-//! the kernel's timestamps, [`departure`] lets them leave at an instant, [`host_clock`] reads the clocks, [`observer`] sees
-//! what the kernel would not deliver, [`packet`] is the lab's way to whole frames, [`poll`] waits, [`privileges`] gives up.
+//! the kernel's timestamps, [`departure`] lets them leave at an instant, [`host_clock`] reads the clocks, [`continuity`] sees
+//! when they broke, [`host_time`] knows of UTC, [`observer`] sees what the kernel would not deliver, [`packet`] is the lab's
+//! way to whole frames, [`poll`] waits, [`privileges`] gives up.
 
 pub mod continuity;
 pub mod departure;

@@ -13,7 +13,7 @@
 //! After a set, a stamp from before cannot be told from one that was taken later, if its packet waited for as long as the
 //! clock was set back. Such stamps are not believed: the user-space reading, which is later, stays sound.
 
-use super::{nanos, read};
+use super::read;
 use crate::check;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -204,25 +204,39 @@ impl Watch {
         let fd = check(fd).ok()?;
         // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let watch = Watch(fd);
+        watch.arm().then_some(watch)
+    }
+
+    /// Whether that went well. The kernel may tell of a set here already; the timer is armed then too.
+    fn arm(&self) -> bool {
         let never = libc::itimerspec {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
             it_value: libc::timespec { tv_sec: NEVER_S, tv_nsec: 0 },
         };
-        debug_assert!(nanos(&never.it_value) > 0);
         let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
         // SAFETY: `never` is valid for reading; the old value is not asked for.
-        let armed = unsafe { libc::timerfd_settime(fd.as_raw_fd(), flags, &raw const never, std::ptr::null_mut()) };
-        check(armed).ok()?;
-        Some(Watch(fd))
+        let armed = unsafe { libc::timerfd_settime(self.0.as_raw_fd(), flags, &raw const never, std::ptr::null_mut()) };
+        armed == 0 || is_cancelled()
     }
 
-    /// Whether the clock was set since the last call. The timer stays armed.
+    /// Whether the clock was set since the last call.
     fn was_set(&self) -> bool {
         let mut expirations = 0u64;
         // SAFETY: `expirations` is valid for writing and named with its true size.
         let result = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut expirations).cast(), size_of::<u64>()) };
-        result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ECANCELED)
+        let was_set = result == -1 && is_cancelled();
+        if was_set {
+            // A cancelled timer goes on watching; arming it anew leaves no doubt.
+            self.arm();
+        }
+        was_set
     }
+}
+
+/// Whether the last system call failed because the clock was set.
+fn is_cancelled() -> bool {
+    std::io::Error::last_os_error().raw_os_error() == Some(libc::ECANCELED)
 }
 
 #[cfg(test)]
@@ -353,5 +367,25 @@ mod tests {
         assert!(!watch.was_set() && !watch.was_set());
         let stamps = Stamps::new(Sandwich::take());
         assert!(stamps.clone().watch.is_none());
+    }
+
+    #[test]
+    #[ignore = "sets the clock of the machine, by a nanosecond and back; as root"]
+    fn the_kernels_watch_tells_of_a_set_once_and_stays_armed() {
+        let set_by = |nanos: i64| {
+            // SAFETY: an all-zero timex is a valid value.
+            let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+            timex.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+            (timex.time.tv_sec, timex.time.tv_usec) =
+                (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
+            // SAFETY: `timex` is valid for reading and writing.
+            check(unsafe { libc::adjtimex(&raw mut timex) }).expect("the privilege to set the clock");
+        };
+        let watch = Watch::new().expect("a timer");
+        for by in [1, -1] {
+            set_by(by);
+            assert!(watch.was_set());
+            assert!(!watch.was_set());
+        }
     }
 }

@@ -245,4 +245,15 @@ mod tests {
         assert_eq!((31..90).step_by(5).filter(|s| owners.check(s * S).is_ok()).count(), 12);
         assert_eq!(owners.check(91 * S), Err(Unusable::Uncounted("systemd-timesyncd")));
     }
+
+    #[test]
+    #[ignore = "a measurement: cargo test --release -p startgun-net -- --ignored --nocapture searching"]
+    fn searching_costs() {
+        let processes =
+            fs::read_dir("/proc").expect("/proc").flatten().filter(|entry| entry.path().join("comm").exists());
+        let processes = processes.count();
+        let begin = std::time::Instant::now();
+        let found: Vec<_> = (0..100).map(|_| search(Path::new("/proc"))).collect();
+        println!("{processes} processes in {:?}: {:?}", begin.elapsed() / 100, found[0]);
+    }
 }

@@ -189,9 +189,8 @@ impl Default for Clock {
 }
 
 /// What `source` may be.
-fn sources() -> [(&'static str, ClockSource); 3] {
-    [ClockSource::Auto, ClockSource::Host, ClockSource::Master].map(|source| (source.word(), source))
-}
+const SOURCES: [(&str, ClockSource); 3] =
+    [("auto", ClockSource::Auto), ("host", ClockSource::Host), ("master", ClockSource::Master)];
 
 fn read_clock(section: Section<'_>) -> Clock {
     let default = Clock::default();
@@ -208,7 +207,7 @@ fn read_clock(section: Section<'_>) -> Clock {
     let host_time = read_host_time(&section);
     let source = section.value("source");
     let clock = Clock {
-        source: source.as_ref().and_then(|value| value.word(&sources())).unwrap_or_default(),
+        source: source.as_ref().and_then(|value| value.word(&SOURCES)).unwrap_or_default(),
         host_time,
         max_expected_error: max_expected_error.unwrap_or(default.max_expected_error.min(max_bound)),
         max_bound,
