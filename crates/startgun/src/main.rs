@@ -5,6 +5,7 @@ mod config;
 mod control;
 mod demo;
 mod fleet;
+mod host_time;
 mod http;
 mod master;
 mod race;

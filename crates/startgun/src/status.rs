@@ -3,6 +3,7 @@
 //! A connection gets one JSON document and is closed. `--json` prints it as it is; without, it is laid out for reading.
 
 use serde::{Deserialize, Serialize};
+use startgun_core::clock::Decided;
 use startgun_core::control::AgentReport;
 use startgun_core::master::AgentStatus;
 use startgun_core::time::{Epoch, Span};
@@ -61,6 +62,8 @@ pub struct MasterDocument {
     pub shards: u8,
     /// Its service addresses.
     pub services: Vec<SocketAddr>,
+    /// What its host's clock says of UTC, or why it is not asked.
+    pub host_clock: String,
     /// Its agents.
     pub agents: Vec<AgentStatus>,
     /// Its raced names.
@@ -93,6 +96,8 @@ pub struct AgentDocument {
     pub uptime_s: u64,
     /// How its departure thread is scheduled.
     pub departure_scheduling: String,
+    /// What its host's clock says of UTC, or why it is not asked.
+    pub host_clock: String,
     /// Its masters.
     pub masters: Vec<AgentMasterDocument>,
     /// Counters by name, since the start.
@@ -205,6 +210,7 @@ fn master_text(master: &MasterDocument) -> String {
         master.name, master.version, master.uptime_s, master.shards
     );
     let _ = writeln!(out, "service addresses  {}", services.join(", "));
+    let _ = writeln!(out, "host clock         {}", master.host_clock);
     let racing = master.agents.iter().filter(|agent| agent.racing).count();
     let _ = writeln!(out, "\nagents: {racing} of {} racing", master.agents.len());
     for agent in &master.agents {
@@ -229,6 +235,7 @@ fn agent_text(agent: &AgentDocument) -> String {
     let _ =
         writeln!(out, "agent {}  site {}  version {}  up {} s", agent.name, agent.site, agent.version, agent.uptime_s);
     let _ = writeln!(out, "departure thread  {}", agent.departure_scheduling);
+    let _ = writeln!(out, "host clock        {}", agent.host_clock);
     for master in &agent.masters {
         let state = match (master.connected, master.report.stand_down) {
             (_, None) => "racing".to_owned(),
@@ -248,14 +255,30 @@ fn report_text(report: &AgentReport) -> String {
     let mut parts = Vec::new();
     match report.clock {
         Some(clock) => parts.push(format!(
-            "clock {:+.3} ms, bound {}{}, expected error {}, {} samples",
+            "clock {:+.3} ms by {}, bound {}{}, expected error {}, {} samples",
             clock.offset.as_millis_f64(),
+            clock.source.map_or("an unknown source", Decided::text),
             ms(clock.bound),
             if clock.conditional { " (conditional)" } else { "" },
             ms(clock.expected_error),
             clock.samples
         )),
         None => parts.push("clock not set".into()),
+    }
+    if let Some(mesh) = &report.mesh {
+        let suspects = match mesh.suspects.is_empty() {
+            true => String::new(),
+            false => format!(", not believed: {}", mesh.suspects.join(", ")),
+        };
+        parts.push(format!(
+            "mesh of {} with {} peers, correction {:+.3} ms, {} left after it, {} of {} paths left out{suspects}",
+            mesh.hosts,
+            mesh.peers,
+            mesh.correction.as_millis_f64(),
+            ms(Some(mesh.expected_error)),
+            mesh.left_out,
+            mesh.paths
+        ));
     }
     if let Some(delay) = report.forward_delay {
         parts.push(format!("forward delay p99 {}, greatest {}", ms(Some(delay.p99)), ms(Some(delay.greatest))));

@@ -1,5 +1,6 @@
 //! Each test is one physical hypothesis with numeric limits; the truth is a known line.
 
+use super::host::{HostTime, UtcOnRace};
 use super::*;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{Rng, SeedableRng};
@@ -41,6 +42,17 @@ impl Path {
         let arrived = sent + self.out + self.jitter();
         let returned = arrived + Span::from_micros(50) + self.back + self.jitter();
         Exchange { sent, received: self.race(arrived), replied: self.race(arrived + Span::from_micros(50)), returned }
+    }
+
+    /// Four exchanges a second from `start` on, for a clock that may have nothing to read; when the last was back.
+    fn feed(&mut self, clock: &mut RaceClock, start_s: i64, seconds: i64) -> LocalTime {
+        let mut back = LocalTime::from_nanos(start_s * 1_000_000_000);
+        for i in 0..seconds * 4 {
+            let exchange = self.exchange(LocalTime::from_nanos(start_s * 1_000_000_000 + i * 250_000_000));
+            assert_eq!(clock.handle_exchange(exchange), Update::Accepted, "exchange {i}");
+            back = exchange.returned;
+        }
+        back
     }
 
     /// Four exchanges a second from `start` on; the clock's error and whether the bound held, after each.
@@ -225,4 +237,147 @@ fn a_reply_from_before_its_request_is_ignored() {
     };
     assert_eq!(clock.handle_exchange(exchange), Update::Impossible);
     assert_eq!(clock.samples(), 0);
+}
+
+/// A host clock at each end that is known to within `bound`, and wrong by `error` at this end.
+fn tell_utc(clock: &mut RaceClock, path: &Path, at: LocalTime, bound: Span, error: Span) {
+    let race = path.race(at);
+    let (utc, stated) = (Span::from_secs(1_700_000_000), false);
+    let at_race = Span::from_nanos(race.as_nanos());
+    let at_local = Span::from_nanos(at.as_nanos());
+    clock.handle_utc(UtcOnRace { at: race, utc_minus_race: utc - at_race, bound: Span::ZERO, stated });
+    clock.handle_host_time(Some(HostTime { at, utc_minus_local: utc - at_local + error, bound, stated }));
+}
+
+#[test]
+fn a_host_clock_that_is_known_better_decides_and_narrows_the_bound() {
+    for source in [ClockSource::Auto, ClockSource::Host, ClockSource::Master] {
+        let mut path = Path { out: Span::from_millis(20), back: Span::from_millis(60), ..Path::new(12) };
+        let mut clock = RaceClock::new(ClockConfig { source, ..ClockConfig::default() });
+        let at = path.feed(&mut clock, 0, 20);
+        tell_utc(&mut clock, &path, at, Span::from_millis(1), Span::from_micros(300));
+        let reading = clock.read(at).expect("samples");
+        let error = (reading.estimate - path.race(at)).abs();
+        assert!(error <= reading.bound && !reading.disagree, "{reading:?}");
+        if source == ClockSource::Master {
+            assert!(reading.decided == Decided::Exchanges && error > Span::from_millis(19), "{reading:?}");
+        } else {
+            assert!(reading.decided == Decided::Host && error < Span::from_micros(310), "{reading:?}");
+            assert!(reading.bound < Span::from_millis(2), "{reading:?}");
+        }
+    }
+}
+
+#[test]
+fn a_host_clock_that_is_known_worse_leaves_the_estimate_alone() {
+    let mut path = Path::new(13);
+    let mut clock = RaceClock::new(ClockConfig::default());
+    let at = path.run(&mut clock, 0, 20).last().expect("not empty").1.at;
+    let before = clock.read(at).expect("samples");
+    tell_utc(&mut clock, &path, at, Span::from_millis(100), Span::from_millis(70));
+    let after = clock.read(at).expect("samples");
+    assert_eq!((after.estimate, after.decided), (before.estimate, Decided::Exchanges));
+    // 40 ms each way, and UTC 70 ± 100 ms off: it takes from one side what the exchanges left open.
+    assert!(after.interval.low > before.interval.low, "{before:?} {after:?}");
+    assert!(after.interval.contains(Span::from_nanos(path.race(at).as_nanos())));
+}
+
+#[test]
+fn a_host_clock_that_contradicts_the_exchanges_is_a_disagreement_and_the_bound_is_theirs() {
+    for source in [ClockSource::Auto, ClockSource::Host] {
+        let mut path = Path::new(14);
+        let mut clock = RaceClock::new(ClockConfig { source, ..ClockConfig::default() });
+        let at = path.feed(&mut clock, 0, 20);
+        tell_utc(&mut clock, &path, at, Span::from_millis(5), Span::from_millis(200));
+        let reading = clock.read(at).expect("samples");
+        assert!(reading.disagree, "{reading:?}");
+        assert!((reading.estimate - path.race(at)).abs() <= reading.bound, "{reading:?}");
+        // Ten seconds without a word, and it counts no more.
+        let later = path.feed(&mut clock, 21, 12);
+        assert!(clock.read(later).is_none_or(|later| !later.disagree));
+    }
+}
+
+#[test]
+fn without_a_host_clock_the_source_host_knows_nothing() {
+    let mut path = Path::new(15);
+    let mut clock = RaceClock::new(ClockConfig { source: ClockSource::Host, ..ClockConfig::default() });
+    let exchange = path.exchange(LocalTime::from_nanos(0));
+    clock.handle_exchange(exchange);
+    assert_eq!(clock.read(exchange.returned), None);
+}
+
+#[test]
+fn a_correction_moves_the_estimate_within_the_interval_and_ends() {
+    let mut path = Path { out: Span::from_millis(20), back: Span::from_millis(60), ..Path::new(16) };
+    let mut clock = RaceClock::new(ClockConfig::default());
+    let before = path.run(&mut clock, 0, 30).last().expect("not empty").1;
+    clock.correct(before.at, Span::from_millis(20), Span::ZERO);
+    let corrected = clock.read(before.at).expect("samples");
+    assert_eq!(corrected.estimate - before.estimate, Span::from_millis(20));
+    assert_eq!((corrected.interval, corrected.decided), (before.interval, Decided::Mesh));
+    // A lie is stopped at the interval's edge.
+    clock.correct(before.at, Span::from_secs(9), Span::ZERO);
+    let lied = clock.read(before.at).expect("samples");
+    assert_eq!(Span::from_nanos(lied.estimate.as_nanos()), lied.interval.high);
+    assert!(lied.bound >= (lied.estimate - path.race(before.at)).abs());
+    clock.correct(before.at, Span::from_millis(20), Span::ZERO);
+    let later = before.at + Span::from_secs(301);
+    assert_eq!(clock.read(later).expect("samples").decided, Decided::Exchanges);
+}
+
+/// Over a path of 20 us the exchanges prove the rate, and a second of silence costs tens of microseconds instead of 200.
+#[test]
+fn short_paths_prove_the_rate_and_keep_the_bound_narrow() {
+    for seed in 0..10 {
+        let (out, back) = (Span::from_micros(10), Span::from_micros(10));
+        let drift_ppm = seed as f64 * 40.0 - 180.0;
+        let mut path = Path { out, back, jitter_ms: 0.002, drift_ppm, ..Path::new(seed) };
+        let mut clock = RaceClock::new(ClockConfig::default());
+        let last = path.run(&mut clock, 0, 10).last().expect("not empty").1;
+        for millis in [0, 250, 1_000, 10_000, 60_000] {
+            let at = last.at + Span::from_millis(millis);
+            let reading = clock.read(at).expect("samples");
+            assert!((reading.estimate - path.race(at)).abs() <= reading.bound, "seed {seed} after {millis} ms");
+            let limit = match millis {
+                0 | 250 => Span::from_micros(50),
+                1_000 => Span::from_micros(100),
+                _ => Span::from_millis(millis / 4),
+            };
+            assert!(reading.bound <= limit, "seed {seed} after {millis} ms: {:?}", reading.bound);
+        }
+    }
+}
+
+/// The rate swings by ±60 ppm within 40 s, up to 4.7 ppm per second faster: what is proven must allow for it.
+#[test]
+fn a_rate_that_wanders_fast_breaks_no_bound() {
+    for (microseconds, seed) in [(10, 1), (10, 2), (20_000, 3), (20_000, 4)] {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        // θ = ∫ 60 ppm · sin(ω t), ω = 2π / 80 s: swings from −60 to 60 ppm in 40 s.
+        let omega = core::f64::consts::TAU / 80e9;
+        let race = |local: LocalTime| {
+            let swing = 60e-6 / omega * (1.0 - (omega * local.as_nanos() as f64).cos());
+            RaceTime::from_nanos(local.as_nanos() + swing.round() as i64)
+        };
+        let mut clock = RaceClock::new(ClockConfig::default());
+        let way = Span::from_micros(microseconds);
+        let mut sent = LocalTime::from_nanos(0);
+        for exchange in 0..800 {
+            sent = sent + Span::from_millis_f64(250.0 + if exchange % 97 == 96 { 9_000.0 } else { 0.0 });
+            let mut wait = || Span::from_micros((uniform() * microseconds as f64 / 10.0) as i64);
+            let arrived = sent + way + wait();
+            let returned = arrived + way + wait();
+            let before = clock.read(returned);
+            if let Some(reading) = before {
+                let error = (reading.estimate - race(returned)).abs();
+                assert!(error <= reading.bound, "{exchange}: {error:?} beyond {:?}", reading.bound);
+            }
+            clock.handle_exchange(Exchange { sent, received: race(arrived), replied: race(arrived), returned });
+            let reading = clock.read(returned).expect("samples");
+            let error = (reading.estimate - race(returned)).abs();
+            assert!(error <= reading.bound, "{exchange}: {error:?} beyond {:?}", reading.bound);
+        }
+    }
 }

@@ -2,10 +2,12 @@
 
 use super::audit::AuditSender;
 use startgun_core::agent::{Agent, DepartureKey, DepartureOutcome, Output, Stamped};
+use startgun_core::clock::host::HostTime;
 use startgun_core::control::{AgentReport, ToAgent, ToMaster};
 use startgun_core::time::LocalTime;
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::SECRET_BYTES;
+use startgun_net::continuity::Continuity;
 use startgun_net::departure::{Departed, Departure, DepartureThread, Outcome};
 use startgun_net::host_clock::HostClock;
 use startgun_net::poll::{Waker, wait};
@@ -37,6 +39,8 @@ pub(super) enum FastInput {
     Disconnected(usize),
     /// A document from a master.
     Control { master: usize, document: Box<ToAgent> },
+    /// Where UTC lies on this host's clock; nothing where no keeper of it can be believed.
+    HostTime(Option<HostTime>),
     /// A session's secret.
     Session { master: usize, id: SessionId, secret: [u8; SECRET_BYTES] },
     /// Somebody wants to know.
@@ -114,6 +118,7 @@ pub(super) fn spawn(
     let (documents, receivers) = (0..masters).map(|_| mpsc::channel(DOCUMENTS)).unzip();
     let handle = FastHandle { sender, waker: parts.waker.clone() };
     let thread = FastThread {
+        continuity: Continuity::new(&parts.clock),
         parts,
         inputs,
         documents,
@@ -129,6 +134,7 @@ pub(super) fn spawn(
 
 struct FastThread {
     parts: FastParts,
+    continuity: Continuity,
     inputs: Receiver<FastInput>,
     documents: Vec<mpsc::Sender<ToMaster>>,
     connected: Vec<bool>,
@@ -145,6 +151,11 @@ impl FastThread {
         let mut departed = Vec::new();
         loop {
             self.parts.waker.clear();
+            if let Some(broken) = self.continuity.check(&self.parts.clock) {
+                tracing::warn!("this host's clock did not run on: {broken:?}");
+                self.parts.agent.handle_clock_break(self.parts.clock.now());
+                self.perform_outputs();
+            }
             if self.take_inputs() {
                 return;
             }
@@ -188,6 +199,7 @@ impl FastThread {
                 }
                 Ok(FastInput::Control { master, document }) => agent.handle_control(now, master, *document),
                 Ok(FastInput::Session { master, id, secret }) => agent.handle_session(now, master, id, secret),
+                Ok(FastInput::HostTime(time)) => agent.handle_host_time(time),
                 Ok(FastInput::Figures(reply)) => {
                     let _ = reply.send(self.figures(now));
                 }

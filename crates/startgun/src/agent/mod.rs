@@ -13,14 +13,16 @@ mod fast;
 
 use crate::config::AgentConfig;
 use crate::control::tls::ClientTls;
+use crate::host_time::HostTimeText;
 use crate::status::{AgentDocument, AgentMasterDocument, Document};
-use crate::{config, startup, status};
-use fast::{FastHandle, FastParts};
+use crate::{config, host_time, startup, status};
+use fast::{FastHandle, FastInput, FastParts};
 use startgun_core::agent::{Agent, MasterConfig};
 use startgun_core::clock::ClockConfig;
 use startgun_core::playbook::{Playbook, PreparedPlaybook};
 use startgun_core::time::Span;
 use startgun_net::departure::{self, DepartureThread};
+use startgun_net::host_time::{HostTime, HostTimeReader};
 use startgun_net::poll::Waker;
 use startgun_net::udp::{Options, UdpSocket};
 use std::net::SocketAddr;
@@ -61,6 +63,8 @@ pub fn run(path: &Path) -> Result<(), String> {
     let audit = config.audit_log.as_deref().map(audit::open).transpose()?;
     // Where that is not permitted the limit stays what it is, and the thread says what it got.
     let _ = startgun_net::privileges::allow_realtime_priority(DEPARTURE_PRIORITY);
+    // A hardware clock's device is opened while privileges are there.
+    let host_time_reader = HostTimeReader::new(config.host_time.clone());
     startup::drop_privileges(config.host.user.as_deref())?;
 
     let audit = audit.map(|file| audit::start(file, master_names(&config))).transpose()?;
@@ -81,7 +85,7 @@ pub fn run(path: &Path) -> Result<(), String> {
             agent.restore_playbook(index, playbook);
         }
     }
-    let parts = FastParts { agent, socket, services, departures, clock, waker, audit };
+    let parts = FastParts { agent, socket, services, departures, clock: clock.clone(), waker, audit };
     let advertised = config.fast_path_advertise.unwrap_or(config.fast_path_listen);
     let (fast, outgoing, thread) = fast::spawn(parts, advertised, config.masters.len()).map_err(thread_fault)?;
 
@@ -100,7 +104,12 @@ pub fn run(path: &Path) -> Result<(), String> {
             };
             tokio::task::spawn_local(link.run(endpoint, documents));
         }
-        let describe = Describe { config: Arc::new(config), started: Instant::now(), scheduling, fast: fast.clone() };
+        let host_clock = HostTimeText::new();
+        let teller = fast.clone();
+        let tell = async move |time: Option<HostTime>| teller.tell(FastInput::HostTime(time.map(Into::into))).await;
+        tokio::task::spawn_local(host_time::watch(host_time_reader, clock, host_clock.clone(), tell));
+        let describe =
+            Describe { config: Arc::new(config), started: Instant::now(), scheduling, host_clock, fast: fast.clone() };
         startup::serve_documents(status_listener, http_listener, status::source(describe.clone(), Describe::document))?;
         tracing::info!(agent = describe.config.host.name, "started");
         startup::termination().await
@@ -118,7 +127,12 @@ fn core_config(config: &AgentConfig) -> startgun_core::agent::AgentConfig {
         services: master.service_addresses.clone(),
         clock: ClockConfig {
             max_drift_ppm: config.max_drift_ppm,
-            least_propagation_from_master: master.signal_propagation.map_or(Span::ZERO, |known| known.least),
+            least_propagation_to_master: master.propagation.to_master,
+            least_propagation_from_master: master
+                .signal_propagation
+                .map_or(Span::ZERO, |known| known.least)
+                .max(master.propagation.from_master),
+            source: config.clock_source,
             greatest_signal_propagation: master.signal_propagation.map(|known| known.greatest),
             ..ClockConfig::default()
         },
@@ -173,6 +187,7 @@ struct Describe {
     config: Arc<AgentConfig>,
     started: Instant,
     scheduling: String,
+    host_clock: HostTimeText,
     fast: FastHandle,
 }
 
@@ -191,6 +206,7 @@ impl Describe {
             site: self.config.site.clone(),
             uptime_s: self.started.elapsed().as_secs(),
             departure_scheduling: self.scheduling.clone(),
+            host_clock: self.host_clock.get(),
             masters: masters.collect(),
             counters: figures.counters,
         })

@@ -22,6 +22,9 @@ pub const MASTERS_MAX: usize = 32;
 /// Most departures per second that make sense: what two cores send with `sendmmsg`.
 const DEPARTURES_PER_S_MAX: i64 = 1_000_000;
 
+/// Ten seconds: further than any path on Earth, queues included.
+const PROPAGATION_MS: std::ops::RangeInclusive<f64> = 0.0..=10_000.0;
+
 /// An agent's configuration.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -38,10 +41,8 @@ pub struct AgentConfig {
     /// Its own limits.
     pub limits: Limits,
     /// What its clock is taken from.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no thread asks for it yet"))]
     pub clock_source: ClockSource,
     /// Where this host takes UTC from.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no thread asks for it yet"))]
     pub host_time: HostTimeOptions,
     /// Ready only while the statistical clock error is at most this.
     pub max_expected_error: Span,
@@ -49,6 +50,8 @@ pub struct AgentConfig {
     pub max_bound: Span,
     /// Greatest rate between two hosts' clocks, in parts per million.
     pub max_drift_ppm: u32,
+    /// Whether it takes part in the mesh, where its certificate has a key for that.
+    pub mesh: bool,
     /// Time between two exchanges with each master.
     pub exchange_interval: Span,
     /// Its masters; at least one.
@@ -66,6 +69,17 @@ pub struct MasterLink {
     pub service_addresses: Vec<SocketAddr>,
     /// What the operator vouches for about unsolicited synchronisation signals.
     pub signal_propagation: Option<SignalPropagation>,
+    /// What the operator vouches for about the way of every packet.
+    pub propagation: Propagation,
+}
+
+/// How long a packet is under way at least, if the operator is right.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Propagation {
+    /// From this agent to the master.
+    pub to_master: Span,
+    /// From the master to this agent.
+    pub from_master: Span,
 }
 
 /// How long a signal takes from the master to this agent, if the operator is right.
@@ -121,6 +135,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
         max_expected_error: clock.max_expected_error,
         max_bound: clock.max_bound,
         max_drift_ppm: clock.max_drift_ppm,
+        mesh: clock.mesh,
         exchange_interval: clock.exchange_interval,
         masters: masters.into_iter().collect::<Option<_>>()?,
     })
@@ -172,6 +187,7 @@ struct Clock {
     max_expected_error: Span,
     max_bound: Span,
     max_drift_ppm: u32,
+    mesh: bool,
     exchange_interval: Span,
 }
 
@@ -183,6 +199,7 @@ impl Default for Clock {
             max_expected_error: Span::from_millis(3),
             max_bound: Span::from_millis(250),
             max_drift_ppm: 200,
+            mesh: true,
             exchange_interval: Span::from_millis(250),
         }
     }
@@ -213,6 +230,7 @@ fn read_clock(section: Section<'_>) -> Clock {
         max_bound,
         max_drift_ppm: section
             .or("max_drift_ppm", default.max_drift_ppm, |value| value.integer(1..=10_000, "parts per million")),
+        mesh: section.or("mesh", default.mesh, |value| value.boolean()),
         // 16 requests are outstanding at most, so 50 ms allow for round trips of 0.8 s; 10 s leave six samples in the
         // clock's window of a minute.
         exchange_interval: section
@@ -247,14 +265,30 @@ fn read_master(section: Section<'_>, names: &mut BTreeMap<String, String>) -> Op
             false => Some(addresses),
         }
     });
-    let signal_propagation = section.section("signal_propagation_ms").and_then(read_propagation);
+    let signal_propagation = section.section("signal_propagation_ms").and_then(read_signal_propagation);
+    let propagation = section.section("propagation_ms").map(read_propagation).unwrap_or_default();
     section.finish();
-    Some(MasterLink { name: name?, control: control?, service_addresses: service_addresses?, signal_propagation })
+    Some(MasterLink {
+        name: name?,
+        control: control?,
+        service_addresses: service_addresses?,
+        signal_propagation,
+        propagation,
+    })
 }
 
-fn read_propagation(section: Section<'_>) -> Option<SignalPropagation> {
-    // Ten seconds: further than any path on Earth, queues included.
-    let read = |value: Value<'_>| value.milliseconds(0.0..=10_000.0);
+fn read_propagation(section: Section<'_>) -> Propagation {
+    let read = |value: Value<'_>| value.milliseconds(PROPAGATION_MS);
+    let propagation = Propagation {
+        to_master: section.or("to_master", Span::ZERO, read),
+        from_master: section.or("from_master", Span::ZERO, read),
+    };
+    section.finish();
+    propagation
+}
+
+fn read_signal_propagation(section: Section<'_>) -> Option<SignalPropagation> {
+    let read = |value: Value<'_>| value.milliseconds(PROPAGATION_MS);
     let least = section.or("least", Span::ZERO, read);
     let greatest = section.required("greatest", "milliseconds, a number from 0 to 10000", read);
     let propagation = match greatest {

@@ -62,7 +62,6 @@ pub struct MasterConfig {
     /// Races per second and source prefix.
     pub races_per_source_per_s: u32,
     /// Where this host takes UTC from, which it tells agents.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no thread asks for it yet"))]
     pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
     pub service_addresses: Vec<SocketAddr>,

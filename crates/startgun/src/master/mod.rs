@@ -9,14 +9,17 @@ mod tcp;
 
 use crate::config::MasterConfig;
 use crate::control::tls::ServerTls;
+use crate::host_time::HostTimeText;
 use crate::status::{Document, MasterDocument, RaceDocument};
-use crate::{config, startup, status};
+use crate::{config, host_time, startup, status};
 use control::RosterHandle;
-use shards::{ShardParts, Shards};
+use shards::{ShardInput, ShardParts, Shards};
+use startgun_core::clock::host::UtcOnRace;
 use startgun_core::master::{Roster, RosterConfig, Shard, ShardConfig, SharedService};
-use startgun_core::time::{Epoch, Span};
+use startgun_core::time::{Epoch, RaceTime, Span};
 use startgun_core::wire::session::{CHALLENGE, SHARD_OFFSET};
 use startgun_net::host_clock::HostClock;
+use startgun_net::host_time::{HostTime, HostTimeReader};
 use startgun_net::observer::SourceObserver;
 use startgun_net::udp::{Options, UdpSocket};
 use std::net::SocketAddr;
@@ -53,6 +56,8 @@ pub fn run(path: &Path) -> Result<(), String> {
     if let Err(error) = &observer {
         tracing::warn!(%error, "source self-tests only see challenges that the kernel delivers");
     }
+    // A hardware clock's device is opened while privileges are there.
+    let reader = HostTimeReader::new(config.host_time.clone());
     startup::drop_privileges(config.host.user.as_deref())?;
 
     let (roster_handle, events) = RosterHandle::new();
@@ -79,7 +84,12 @@ pub fn run(path: &Path) -> Result<(), String> {
         if let Ok(observer) = observer {
             tokio::task::spawn_local(observe(observer, roster_handle.clone()));
         }
+        let host_clock = HostTimeText::new();
+        let teller = shards.clone();
+        let tell = async move |time: Option<HostTime>| teller.tell_all(|| ShardInput::Utc(time.map(on_race)));
+        tokio::task::spawn_local(host_time::watch(reader, clock.clone(), host_clock.clone(), tell));
         let describe = Describe {
+            host_clock,
             config: Arc::new(config),
             epoch,
             started: Instant::now(),
@@ -94,6 +104,12 @@ pub fn run(path: &Path) -> Result<(), String> {
     shards::stop(&shards, threads);
     status::remove(&status_path);
     ended
+}
+
+/// What the host's clock says of UTC, said of the timeline: on a master the two clocks are one.
+fn on_race(time: HostTime) -> UtcOnRace {
+    let HostTime { at, utc_minus_local, bound, stated, .. } = time;
+    UtcOnRace { at: RaceTime::of_master(at), utc_minus_race: utc_minus_local, bound, stated }
 }
 
 /// Binds every shard's sockets, shard by shard: the kernel numbers the members of a `SO_REUSEPORT` group in the order
@@ -201,6 +217,7 @@ impl Listeners {
 /// What `status` and metrics are made from.
 #[derive(Clone)]
 struct Describe {
+    host_clock: HostTimeText,
     config: Arc<MasterConfig>,
     epoch: Epoch,
     started: Instant,
@@ -224,6 +241,7 @@ impl Describe {
             uptime_s: self.started.elapsed().as_secs(),
             shards: self.config.shards,
             services: self.config.service_addresses.clone(),
+            host_clock: self.host_clock.get(),
             agents: self.roster.status().await,
             races: races.collect(),
             open_races: snapshot.open_races,

@@ -4,6 +4,7 @@
 //! sent, and sleeps until a packet, a message or a timer. Nothing is shared with the other threads but the configuration;
 //! a figure for `status` is copied out twice a second.
 
+use startgun_core::clock::host::UtcOnRace;
 use startgun_core::dns::MAX_ANSWER;
 use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, Slot};
 use startgun_core::time::{LocalTime, Span};
@@ -42,6 +43,8 @@ pub(super) enum ShardInput {
     AgentGone(Slot),
     /// A source completed a query over TCP.
     Validated(IpAddr),
+    /// Where UTC lies on this host's clock; nothing where no keeper of it can be believed.
+    Utc(Option<UtcOnRace>),
     /// End.
     Stop,
 }
@@ -213,6 +216,7 @@ impl ShardThread {
                 Ok(ShardInput::Agent(view)) => self.parts.shard.handle_agent(*view),
                 Ok(ShardInput::AgentGone(slot)) => self.parts.shard.handle_agent_gone(slot),
                 Ok(ShardInput::Validated(source)) => self.parts.shard.handle_validated(self.clock.now(), source),
+                Ok(ShardInput::Utc(utc)) => self.parts.shard.handle_utc(utc),
                 Ok(ShardInput::Stop) | Err(TryRecvError::Disconnected) => return true,
                 Err(TryRecvError::Empty) => return false,
             }
