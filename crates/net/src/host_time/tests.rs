@@ -16,6 +16,13 @@ fn utc_error(time: &HostTime, clock: &HostClock) -> Span {
     Span::from_nanos(clock.now().as_nanos()) + time.utc_minus_local - Span::from_nanos(expected)
 }
 
+/// The reader moves to the thread that asks.
+const _: fn() = || {
+    fn moves<T: Send>() {}
+    moves::<HostTimeReader>();
+    moves::<HostClock>();
+};
+
 #[test]
 fn this_machines_kernel_gives_a_time_or_a_reason() {
     let clock = HostClock::new(None);

@@ -87,12 +87,14 @@ fn common_toml(role: &str, host: &Host) -> String {
     )
 }
 
+/// The tables that both have, `[clock]` last. All hosts share one kernel, whose clock would tell them the truth.
 fn tables_toml(host: &Host) -> String {
     let id = &host.id;
     format!(
         "[fleet]\nca = \"{id}/ca.crt\"\ncertificate = \"{id}/{id}.crt\"\nkey = \"{id}/{id}.key\"\n\
          revoked = \"{id}/revoked.crl\"\n\
-         [clock_distortion]\noffset_s = {:?}\ndrift_ppm = {:?}\n",
+         [clock_distortion]\noffset_s = {:?}\ndrift_ppm = {:?}\n\
+         [clock]\nhost_source = \"none\"\n",
         host.clock.offset_ns as f64 / 1e9,
         host.clock.drift_ppb as f64 / 1e3,
     )
@@ -123,7 +125,7 @@ fn agent_toml(world: &World, index: usize) -> String {
     toml += &tables_toml(agent);
     let _ = write!(
         toml,
-        "[limits]\nallow_private_destinations = true\n[clock]\nmax_bound_ms = {MAX_BOUND_MS:?}\n\
+        "max_bound_ms = {MAX_BOUND_MS:?}\n[limits]\nallow_private_destinations = true\n\
          [[master]]\nname = \"{}\"\ncontrol = \"{}:{CONTROL_PORT}\"\nservice_addresses = [\"{SERVICE_IPV4}:53\"]\n",
         world.master.id, world.master.ipv4
     );
