@@ -9,13 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// is also what a peer can gain at most by claiming a short round trip.
 const LEAST_ROUND_TRIP_NS: i64 = 200_000;
 
-/// Most steps of one solution by conjugate gradients. In exact arithmetic as many as nodes suffice; a mesh of random
-/// neighbours needs some 20, clusters of near hosts some more each. What is missing then is made up in the next of the
-/// refinements, each of which starts from what the last one left.
+/// Most steps of one solution by conjugate gradients. In exact arithmetic as many as nodes suffice, and fewer for a large
+/// mesh of random neighbours. What is missing then is made up in the next round, which starts from what this one left.
 const MAX_STEPS: usize = 400;
 
-/// A solution is good when the residual has shrunk by this factor (squared here).
-const TOLERANCE_SQUARED: f64 = 1e-20;
+/// By what factor one solution shrinks its residual.
+#[derive(Clone, Copy)]
+pub(super) enum Precision {
+    /// A thousandth: on the way, where the next round starts from what this one left, and for errors and trials.
+    Rough,
+    /// 10⁻¹⁰: of the milliseconds by which the last rounds move a clock less than a nanosecond is left.
+    Fine,
+}
 
 /// All that was measured between two nodes.
 pub(super) struct Pair {
@@ -130,14 +135,14 @@ impl Graph {
     /// Moves `x` to the least squares of the pairs under `weights` (0: not there), the reference fixed. Returns the
     /// largest move in nanoseconds. Nodes without weight stay. Conjugate gradients with the diagonal as
     /// preconditioner: pairs × steps operations, at most [`MAX_STEPS`] steps.
-    pub(super) fn refine(&self, x: &mut [i128], weights: &[f64]) -> f64 {
+    pub(super) fn refine(&self, x: &mut [i128], weights: &[f64], precision: Precision) -> f64 {
         let mut residual = vec![0.0; self.nodes];
         for (pair, &weight) in self.pairs.iter().zip(weights).filter(|(_, weight)| **weight > 0.0) {
             let pull = weight * pair.residual_ns(x);
             residual[pair.high] += pull;
             residual[pair.low] -= pull;
         }
-        let delta = self.conjugate_gradients(weights, residual);
+        let delta = self.conjugate_gradients(weights, residual, precision);
         for (x, delta) in x.iter_mut().zip(&delta) {
             *x += delta.round() as i128;
         }
@@ -146,14 +151,19 @@ impl Graph {
 
     /// Solves L × δ = `residual` for the weighted graph's Laplacian L; δ is 0 at the reference and where there is no
     /// weight.
-    fn conjugate_gradients(&self, weights: &[f64], mut residual: Vec<f64>) -> Vec<f64> {
+    fn conjugate_gradients(&self, weights: &[f64], mut residual: Vec<f64>, precision: Precision) -> Vec<f64> {
         let inverse = self.inverse_diagonal(weights);
         let mut delta = vec![0.0; self.nodes];
         let mut scaled: Vec<f64> = residual.iter().zip(&inverse).map(|(r, i)| r * i).collect();
         let mut direction = scaled.clone();
         let mut image = vec![0.0; self.nodes];
         let mut energy = dot(&residual, &scaled);
-        let enough = energy * TOLERANCE_SQUARED;
+        // An energy is the square of a residual.
+        let enough = energy
+            * match precision {
+                Precision::Rough => 1e-6,
+                Precision::Fine => 1e-20,
+            };
         for _ in 0..MAX_STEPS {
             if energy <= enough {
                 break;
@@ -196,13 +206,13 @@ impl Graph {
         diagonal.iter().enumerate().map(inverse).collect()
     }
 
-    /// The variance of `node`'s x against the mean of all `located` nodes' under `weights`, in ns²: exact, at the cost
-    /// of one solution.
+    /// The variance of `node`'s x against the mean of all `located` nodes' under `weights`, in ns²: to a
+    /// thousandth, at the cost of one solution.
     pub(super) fn mutual_variance(&self, weights: &[f64], located: &[bool], node: usize) -> f64 {
         let share = 1.0 / located.iter().filter(|located| **located).count() as f64;
         let mut contrast: Vec<f64> = located.iter().map(|located| if *located { -share } else { 0.0 }).collect();
         contrast[node] += 1.0;
-        dot(&contrast, &self.conjugate_gradients(weights, contrast.clone()))
+        dot(&contrast, &self.conjugate_gradients(weights, contrast.clone(), Precision::Rough))
     }
 
     /// By node: an upper bound on the variance of its x against the reference under `weights` (1/variance each), in

@@ -12,7 +12,7 @@
 //!
 //! **Sketch.** Nodes are the hosts, agents and masters; node n's unknown x_n is by how much its clock is ahead of
 //! the reference master's at one common instant. A [`MeshEdge`] from i to j measured x_j − x_i, wrong by e × R with an
-//! e of about [`ASYMMETRY`] that belongs to the pair of hosts, and by its own statistical error. [`solve`] is least
+//! e of about [`ASYMMETRY`] that belongs to the pair of hosts, and by its own statistical error. [`solve()`] is least
 //! squares on this graph, each path weighted by 1/((e·R)² + error²), the reference fixed at zero:
 //!
 //! ```text

@@ -38,6 +38,7 @@ struct Latencies {
     round_trip_ms: BTreeMap<(u16, u16), f64>,
 }
 
+#[derive(Clone)]
 struct World {
     agents: u16,
     edges: Vec<MeshEdge>,
@@ -230,77 +231,123 @@ fn thirty_agents_keep_a_seventh_of_the_error() {
     check_ratio(&latencies, 30, MasterAt::OtherCity, 0.15);
 }
 
-/// What one liar among twelve did to the others, in milliseconds, one value per draw.
+/// What liars among twelve did to the others, in milliseconds, one value per draw.
 #[derive(Default)]
 struct Harm {
+    /// The others' mutual error, RMS over them: with the liars honest, not there, lying.
     honest: Vec<f64>,
     absent: Vec<f64>,
     lying: Vec<f64>,
-    /// The others' mutual error, RMS over them, with the liar − were it not there.
+    /// Lying − absent.
     moved: Vec<f64>,
-    /// The same against the same agent being honest: includes what its honest paths would have told.
+    /// Lying − honest: what the liars' honest paths would have told is lost as well, which no method can bring back.
     moved_against_honest: Vec<f64>,
-    /// RMS over the others of the distance between their clocks with and without the liar.
-    shift: Vec<f64>,
     found: usize,
     wronged: usize,
 }
 
-fn harm(latencies: &Latencies, most_ms: f64, round_trip: Option<Span>) -> Harm {
+fn harm(latencies: &Latencies, liars: u16, most_ms: f64, round_trip: Option<Span>) -> Harm {
     let mut harm = Harm::default();
     for seed in 0..DRAWS {
         let mut random = Random(ChaCha12Rng::seed_from_u64(seed));
         let world = latencies.world(&mut random, 12, MasterAt::FirstSite);
-        // Agent 1 shares the master's city, all others may lie.
-        let liar = 2 + random.below(11) as u16;
-        let solution = world.with_liar(&mut random, liar, most_ms, round_trip).solve();
+        // Agent 1 shares the master's city; the liars are consecutive, in random cities.
+        let first = 2 + random.below(usize::from(12 - liars)) as u16;
+        let liars = first..first + liars;
+        let (mut false_world, mut smaller) = (world.clone(), world.clone());
+        for liar in liars.clone() {
+            false_world = false_world.with_liar(&mut random, liar, most_ms, round_trip);
+            smaller = smaller.without(liar);
+        }
         let others = |solution: &Solution| {
-            let clocks = solution.offsets.iter().enumerate().skip(1).filter(|(node, _)| *node != usize::from(liar));
-            mutual(
-                &clocks.map(|(_, offset)| offset.expect("every other has a path").as_millis_f64()).collect::<Vec<_>>(),
-            )
+            let honest = solution.offsets.iter().zip(0u16..).skip(1).filter(|(_, node)| !liars.contains(node));
+            let clocks = honest.map(|(offset, _)| offset.expect("every other has a path").as_millis_f64());
+            rms(&mutual(&clocks.collect::<Vec<_>>()))
         };
-        let (honest, lying) = (others(&world.solve()), others(&solution));
-        let absent = others(&world.without(liar).solve());
-        let distance: Vec<f64> = lying.iter().zip(&absent).map(|(lying, absent)| lying - absent).collect();
-        harm.honest.push(rms(&honest));
-        harm.absent.push(rms(&absent));
-        harm.lying.push(rms(&lying));
-        harm.moved.push(rms(&lying) - rms(&absent));
-        harm.moved_against_honest.push(rms(&lying) - rms(&honest));
-        harm.shift.push(rms(&distance));
-        harm.found += usize::from(solution.suspects.contains(&liar));
-        harm.wronged += solution.suspects.iter().filter(|node| **node != liar).count();
+        let solution = false_world.solve();
+        let (honest, absent, lying) = (others(&world.solve()), others(&smaller.solve()), others(&solution));
+        harm.honest.push(honest);
+        harm.absent.push(absent);
+        harm.lying.push(lying);
+        harm.moved.push(lying - absent);
+        harm.moved_against_honest.push(lying - honest);
+        let found = solution.suspects.iter().filter(|node| liars.contains(node)).count();
+        harm.found += found;
+        harm.wronged += solution.suspects.len() - found;
     }
     println!(
-        "one liar of 12, up to {most_ms} ms off, round trips {}, seeds 0..{DRAWS}: others' mutual error RMS {:.3} ms honest, \
-         {:.3} absent, {:.3} lying; by draw, moved against absent: {}; against honest: {}; shift: {}; found in {}, honest \
-         agents suspected {}",
+        "{liars} of 12 lie by up to {most_ms} ms, round trips {}, seeds 0..{DRAWS}: others' mutual error RMS {:.3} ms \
+         honest, {:.3} absent, {:.3} lying\n  by draw, moved against absent: {}; against honest: {}\n  found {} of {}, \
+         honest agents suspected {}",
         round_trip.map_or("true".to_string(), |round_trip| format!("claimed {round_trip}")),
         rms(&harm.honest),
         rms(&harm.absent),
         rms(&harm.lying),
         spread(harm.moved.clone()),
         spread(harm.moved_against_honest.clone()),
-        spread(harm.shift.clone()),
         harm.found,
+        DRAWS * u64::from(liars),
         harm.wronged,
     );
     harm
 }
 
+fn most(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
 #[test]
 fn one_liar_of_twelve_moves_the_others_by_half_a_millisecond_at_most() {
     let Some(latencies) = Latencies::read() else { return };
+    let short = Some(Span::from_micros(100));
     for (most_ms, round_trip) in
-        [(50.0, None), (50.0, Some(Span::from_micros(100))), (20.0, None), (10.0, None), (5.0, None), (1_000.0, None)]
+        [(1_000.0, None), (50.0, None), (50.0, short), (20.0, None), (10.0, None), (5.0, None), (5.0, short)]
     {
-        let harm = harm(&latencies, most_ms, round_trip);
+        let harm = harm(&latencies, 1, most_ms, round_trip);
         let moved = rms(&harm.lying) - rms(&harm.honest);
         assert!(moved <= 0.5, "a liar of {most_ms} ms moved the others' error by {moved:.3} ms");
+        // Smaller lies pass as asymmetry in some draws; 5 ms are 5 % of 100 ms.
         if most_ms >= 50.0 {
-            let most = harm.moved.iter().copied().fold(0.0, f64::max);
-            assert!(most <= 0.5, "in one draw a liar of {most_ms} ms moved the others' error by {most:.3} ms");
+            let moved = most(&harm.moved);
+            assert!(moved <= 0.5, "in one draw a liar of {most_ms} ms moved the others' error by {moved:.3} ms");
         }
     }
+}
+
+#[test]
+fn two_liars_of_twelve_are_found() {
+    let Some(latencies) = Latencies::read() else { return };
+    for round_trip in [None, Some(Span::from_micros(100))] {
+        let harm = harm(&latencies, 2, 50.0, round_trip);
+        let moved = rms(&harm.lying) - rms(&harm.absent);
+        assert!(moved <= 0.5, "two liars moved the others' error by {moved:.3} ms");
+    }
+}
+
+#[test]
+fn a_route_change_on_one_path_is_left_out() {
+    let Some(latencies) = Latencies::read() else { return };
+    let (mut before, mut after, mut found, mut wronged) = (Vec::new(), Vec::new(), 0, 0);
+    for seed in 0..DRAWS {
+        let mut random = Random(ChaCha12Rng::seed_from_u64(seed));
+        let mut world = latencies.world(&mut random, 12, MasterAt::FirstSite);
+        before.push(rms(&mutual(&clocks(&world.solve()))));
+        // Half of the round trip is the most that an honest path can be wrong by.
+        let changed = random.below(world.edges.len());
+        world.edges[changed].offset = world.edges[changed].round_trip.half();
+        let solution = world.solve();
+        after.push(rms(&mutual(&clocks(&solution))));
+        found += usize::from(solution.left_out.iter().any(|left_out| left_out.edge == changed));
+        wronged += solution.suspects.len();
+    }
+    let moved: Vec<f64> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
+    println!(
+        "one path of 12 agents' wrong by R/2, seeds 0..{DRAWS}: mutual error RMS {:.3} ms before, {:.3} after; by draw, \
+         moved: {}; found in {found}, agents suspected {wronged}",
+        rms(&before),
+        rms(&after),
+        spread(moved)
+    );
+    assert!(rms(&after) - rms(&before) <= 0.1, "a route change spoiled the clocks");
+    assert!(found * 20 >= DRAWS as usize * 19, "a route change was found in {found} draws only");
 }
