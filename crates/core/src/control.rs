@@ -211,6 +211,8 @@ pub enum StandDown {
     ExpectedError,
     /// The proven bound is above `max_bound`.
     Bound,
+    /// Recent departures were later than `max_lateness`.
+    Lateness,
 }
 
 impl StandDown {
@@ -226,6 +228,24 @@ impl StandDown {
             StandDown::SourcesDisagree => "host clock and exchanges with the master contradict each other",
             StandDown::ExpectedError => "expected clock error above max_expected_error",
             StandDown::Bound => "clock bound above max_bound",
+            StandDown::Lateness => "departures later than max_lateness",
+        }
+    }
+
+    /// Whether only the agent's timing is in doubt: orders reach it and its answers arrive, so it can still run races
+    /// by signal, which measure the way from the master to the agent as well and need no clock.
+    pub fn is_timing(self) -> bool {
+        match self {
+            StandDown::NoSession
+            | StandDown::NoPlaybook
+            | StandDown::SourceTestPending
+            | StandDown::SourceTestFailed => false,
+            StandDown::ClockUnset
+            | StandDown::ClockStepped
+            | StandDown::SourcesDisagree
+            | StandDown::ExpectedError
+            | StandDown::Bound
+            | StandDown::Lateness => true,
         }
     }
 }
@@ -286,7 +306,8 @@ pub struct ForwardDelay {
     pub samples: usize,
 }
 
-/// How late departures were, departure − T by the agent's clock.
+/// How late departures were: departure − T by the agent's clock, or departure − (receipt + span) for an order by
+/// [`After`](crate::wire::TransmitIdentifier::After).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lateness {
     /// 1st percentile.
@@ -304,8 +325,12 @@ pub struct Lateness {
 /// How an agent is, as it tells one master and its own `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentReport {
-    /// Why it does not race; absent when it is ready.
+    /// Why it does not race; absent when it is ready, be it by `After`.
     pub stand_down: Option<StandDown>,
+    /// Why it races by [`After`](crate::wire::TransmitIdentifier::After) instead of at T; absent when its clock is good,
+    /// or when it stands down.
+    #[serde(default)]
+    pub by_after: Option<StandDown>,
     /// Its clock of this master's timeline.
     pub clock: Option<ClockFigures>,
     /// How long this master's orders take.
@@ -317,4 +342,12 @@ pub struct AgentReport {
     pub mesh: Option<MeshFigures>,
     /// Answers sent, orders refused by reason, and so on, since the agent's start.
     pub counters: BTreeMap<String, u64>,
+}
+
+impl AgentReport {
+    /// The least round trip between agent and master in the clock's window; half of it stands for the forward delay
+    /// where the clock cannot tell.
+    pub fn round_trip(&self) -> Option<Span> {
+        self.clock.as_ref().and_then(|clock| clock.least_round_trip).map(|round_trip| round_trip.max(Span::ZERO))
+    }
 }

@@ -13,6 +13,7 @@ pub mod agent;
 pub mod clock;
 pub mod control;
 pub mod dns;
+pub mod histogram;
 pub mod master;
 pub mod mesh;
 pub mod playbook;

@@ -7,7 +7,9 @@ use domain::base::{MessageBuilder, Name, Rtype};
 use startgun_core::control::ForwardDelay;
 use startgun_core::dns::answer::Addresses;
 use startgun_core::dns::{Record, ZoneSet};
-use startgun_core::master::{AgentView, Arrival, Delay, RaceConfig, Service, Shard, ShardConfig, Stamp, Transmit};
+use startgun_core::master::{
+    AgentView, Arrival, Delay, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp, Transmit,
+};
 use startgun_core::playbook::LatePolicy;
 use startgun_core::time::{Epoch, LocalTime, Span};
 use startgun_core::wire::Binding;
@@ -71,10 +73,11 @@ fn shard(service: &Arc<Service>, agents: u32, now: LocalTime) -> Shard {
                 master: "m1".into(),
                 epoch: Epoch(1),
             }],
-            racing: true,
+            readiness: Readiness::AtInstant,
             services: vec![service_address],
             playbook: 1,
             forward_delay: Some(delay),
+            round_trip: None,
             expected_error: Span::ZERO,
         });
     }

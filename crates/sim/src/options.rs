@@ -1,6 +1,6 @@
 //! Everything that a world can be made of: who is there, whose clock is how wrong, which path does what to packets.
 
-use startgun_core::agent::Limits;
+use startgun_core::agent::{Limits, OnBadClock};
 use startgun_core::clock::ClockConfig;
 use startgun_core::master::{Delay, Stamp, Transmit};
 use startgun_core::playbook::LatePolicy;
@@ -109,6 +109,10 @@ pub struct AgentOptions {
     pub max_expected_error: Span,
     /// Ready only while the proven bound is at most this.
     pub max_bound: Span,
+    /// What happens while `max_expected_error` is exceeded.
+    pub on_bad_clock: OnBadClock,
+    /// It stands down when the 90th percentile of its recent departures is later than this.
+    pub max_lateness: Span,
     /// Time between two exchanges with each master.
     pub exchange_interval: Span,
     /// An order whose T is further ahead is refused.
@@ -133,6 +137,8 @@ impl Default for AgentOptions {
             race_clock: ClockConfig::default(),
             max_expected_error: Span::from_millis(3),
             max_bound: Span::from_millis(250),
+            on_bad_clock: OnBadClock::default(),
+            max_lateness: Span::from_millis(2),
             exchange_interval: Span::from_millis(250),
             horizon: Span::from_secs(1),
             limits: Limits::default(),

@@ -10,6 +10,7 @@ mod setup;
 use domain::base::Rtype;
 use startgun_core::agent::DepartureKey;
 use startgun_core::control::{StandDown, ToAgent, ToMaster};
+use startgun_core::master::Readiness;
 use startgun_core::time::{Epoch, RaceTime, Span};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -308,6 +309,14 @@ impl World {
         let link = host.links.iter().position(|link| link.master == master);
         let Some(link) = link else { panic!("agent {agent} does not serve master {master}") };
         host.agent.report(host.clock.read(self.now), link).stand_down
+    }
+
+    /// Which races a master can order an agent to run.
+    pub fn readiness(&self, agent: usize, master: usize) -> Option<Readiness> {
+        let now = self.masters[master].clock.read(self.now);
+        let name = setup::site_name(agent);
+        let status = self.masters[master].roster.status(now).into_iter().find(|status| status.name == name);
+        status.map(|status| status.readiness)
     }
 
     /// What an agent has counted.

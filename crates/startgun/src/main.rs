@@ -9,6 +9,7 @@ mod host_time;
 mod http;
 mod master;
 mod race;
+mod signal;
 mod startup;
 mod status;
 
@@ -36,6 +37,7 @@ enum Command {
     Check(CheckArgs),
     Status(status::StatusArgs),
     Race(race::RaceArgs),
+    Signal(signal::SignalArgs),
     Demo(demo::DemoArgs),
     /// Make, show, renew and revoke the certificates of masters and agents
     Fleet(fleet::FleetArgs),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Status(args) => status::run(&args),
         Command::Race(args) => race::run(&args),
+        Command::Signal(args) => signal::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Fleet(args) => fleet::run(args).map_err(|error| error.to_string()),
     };

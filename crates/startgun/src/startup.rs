@@ -163,10 +163,15 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, String> {
 ///
 /// # Errors
 /// Where the listeners cannot be handed to the runtime.
-pub fn serve_documents(status: UnixListener, http: Option<TcpListener>, source: status::Source) -> Result<(), String> {
+pub fn serve_documents(
+    status: UnixListener,
+    http: Option<TcpListener>,
+    source: status::Source,
+    performer: Option<status::Performer>,
+) -> Result<(), String> {
     let fault = |error: std::io::Error| format!("listening: {error}");
     let listener = tokio::net::UnixListener::from_std(status).map_err(fault)?;
-    tokio::task::spawn_local(status::serve(listener, source.clone()));
+    tokio::task::spawn_local(status::serve(listener, source.clone(), performer));
     if let Some(listener) = http {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
         tokio::spawn(http::serve(listener, source));

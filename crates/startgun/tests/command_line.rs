@@ -36,13 +36,14 @@ fn assert_golden(file: &str, found: &str) {
 
 #[test]
 fn help_is_as_in_the_golden_files() {
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 15] = [
         &[],
         &["master"],
         &["agent"],
         &["check"],
         &["status"],
         &["race"],
+        &["signal"],
         &["demo"],
         &["fleet"],
         &["fleet", "init"],
@@ -59,7 +60,7 @@ fn help_is_as_in_the_golden_files() {
         assert_golden(&format!("help/{name}.txt"), &String::from_utf8_lossy(&output.stdout));
     }
     // The list is complete: every command that the help names was asked for.
-    for (parent, known) in [(&[][..], &commands[1..8]), (&["fleet"][..], &commands[8..])] {
+    for (parent, known) in [(&[][..], &commands[1..9]), (&["fleet"][..], &commands[9..])] {
         let output = startgun(&[parent, &["--help"]].concat(), Path::new("."));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let listed = text.split_once("Commands:\n").expect("a list of commands").1;
@@ -116,11 +117,20 @@ impl Drop for Cleanup<'_> {
     }
 }
 
-/// Gauges of `http.rs`, without `startgun_`.
-const GAUGES: [&str; 7] = [
+/// What `http.rs` makes of figures, without `startgun_`.
+const GAUGES: [&str; 16] = [
     "master_open_races",
     "master_agents_racing",
+    "master_races_measured_total",
+    "master_start_spread_p50_seconds",
+    "master_start_spread_p90_seconds",
+    "master_start_spread_p99_seconds",
     "agent_racing",
+    "agent_racing_by_after",
+    "agent_clock_source",
+    "agent_clock_offset_seconds",
+    "agent_lateness_p50_seconds",
+    "agent_lateness_p90_seconds",
     "agent_clock_bound_seconds",
     "agent_clock_expected_error_seconds",
     "agent_forward_delay_p99_seconds",
@@ -133,7 +143,7 @@ fn the_golden_names_of_metrics_are_the_counters_of_the_machines() {
     let mut names = BTreeSet::new();
     for (role, files) in [
         ("master", &["master/shard.rs", "master/shard/agents.rs", "master/shard/races.rs", "wire/session.rs"][..]),
-        ("agent", &["agent/mod.rs", "agent/link.rs", "wire/session.rs"]),
+        ("agent", &["agent/mod.rs", "agent/link.rs", "agent/readiness.rs", "wire/session.rs"]),
     ] {
         for file in files {
             let text = std::fs::read_to_string(source("../core/src").join(file)).expect("a source file");
@@ -143,6 +153,7 @@ fn the_golden_names_of_metrics_are_the_counters_of_the_machines() {
         let of_role = GAUGES.iter().filter(|gauge| role == "master" || !gauge.starts_with("master_"));
         names.extend(of_role.map(|gauge| format!("{role} startgun_{gauge}")));
     }
+    names.insert("master startgun_agent_stood_down_total".into());
     names.insert("agent startgun_agent_audit_records_dropped_total".into());
     let text: String = names.iter().map(|name| format!("{name}\n")).collect();
     assert!(names.len() > 40, "{text}");

@@ -248,6 +248,7 @@ fn counters(source: &str) -> BTreeSet<&str> {
             "queries",
             "receipts_",
             "signals",
+            "stood_down_",
             "sync_",
         ];
         prefixes.iter().any(|prefix| literal.starts_with(prefix))

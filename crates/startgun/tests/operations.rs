@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::fleet::{FALLBACK, FRANKFURT, Fleet, Options, RACED, SERVICE, SLOW, TOKYO, addresses};
+use support::fleet::{FALLBACK, FRANKFURT, Fleet, HELD, HELD_TOO, Options, RACED, SERVICE, SLOW, TOKYO, addresses};
 use support::{Test, dns, wait_for};
 
 /// The limit: "Master restarted: agents are racing again within 5 s".
@@ -20,13 +20,15 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 /// After this the race is closed, and the same question opens another: a delay of some 6 ms, 250 ms for receipts.
 const RACE_OVER: Duration = Duration::from_millis(350);
 
-const TESTS: [(&str, Test); 7] = [
+const TESTS: [(&str, Test); 9] = [
     ("when_an_agent_is_killed_during_a_race_the_other_wins", when_an_agent_is_killed_during_a_race_the_other_wins),
     ("without_agents_the_fallback_answers_at_once", without_agents_the_fallback_answers_at_once),
     ("while_agents_stand_down_the_fallback_answers_at_once", while_agents_stand_down_the_fallback_answers_at_once),
     ("after_a_restart_of_the_master_agents_race_within_5_s", after_a_restart_of_the_master_agents_race_within_5_s),
     ("sigterm_ends_gracefully", sigterm_ends_gracefully),
     ("status_metrics_and_health_tell_the_state", status_metrics_and_health_tell_the_state),
+    ("a_signal_starts_the_races_that_wait_for_it", a_signal_starts_the_races_that_wait_for_it),
+    ("agents_without_a_clock_race_by_after_where_they_may", agents_without_a_clock_race_by_after_where_they_may),
     (
         "an_agent_whose_network_drops_foreign_sources_never_races",
         an_agent_whose_network_drops_foreign_sources_never_races,
@@ -148,7 +150,8 @@ fn status_metrics_and_health_tell_the_state() -> Result<(), String> {
     let master = wait_for("a report with lateness", Duration::from_secs(5), || {
         let master = fleet.status("m1")?;
         let agents = master["agents"].as_array()?;
-        agents.iter().all(|agent| agent["report"]["lateness"].is_object()).then_some(master)
+        let told = agents.iter().all(|agent| agent["report"]["lateness"].is_object() && agent["lateness"].is_object());
+        (told && master["races"][0]["start_spread"].is_object()).then_some(master)
     });
     check_master_status(&master);
     let agent = fleet.status("tokyo").expect("a status");
@@ -164,6 +167,89 @@ fn status_metrics_and_health_tell_the_state() -> Result<(), String> {
         check_metrics(name, &body);
         assert!(fleet.http(name, "/nothing").0.contains("404"));
     }
+    Ok(())
+}
+
+/// Runs `startgun signal` at the master's socket: exit code, standard output, standard error.
+fn fire(fleet: &Fleet, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(support::program());
+    command.args(["signal", "--socket", "m1.sock"]).args(arguments).current_dir(fleet.directory());
+    let output = command.output().expect("started");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn a_signal_starts_the_races_that_wait_for_it() -> Result<(), String> {
+    // No clock is that good, and none is needed.
+    let options = Options { agents_clock: "max_expected_error_ms = 0.001", ..Options::default() };
+    let mut fleet = Fleet::new(&options)?;
+    fleet.start("m1");
+    fleet.start("tokyo");
+    fleet.start("frankfurt");
+    wait_for("both agents can be ordered by signal", Duration::from_secs(20), || {
+        let status = fleet.status("m1")?;
+        let agents = status["agents"].as_array()?.clone();
+        (agents.len() == 2 && agents.iter().all(|agent| agent["readiness"] == "by_signal")).then_some(())
+    });
+    fleet.validate(fleet.client());
+
+    assert_eq!(fire(&fleet, &["go"]), (Some(0), "signal go: no race was waiting\n".into(), String::new()));
+    let (code, _, error) = fire(&fleet, &["gone"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(error, "startgun: no race waits for a signal of the name \"gone\"; known are go\n");
+    assert_eq!(fire(&fleet, &[]).0, Some(2), "a faulty command line");
+
+    let sockets = [fleet.client_socket(), fleet.client_socket()];
+    // The same question from one address is one race: two names.
+    for (socket, name) in sockets.iter().zip([HELD, HELD_TOO]) {
+        socket.send_to(&dns::query(1, name, dns::A), SERVICE).expect("sent");
+    }
+    // Beyond the delay and the wait for receipts of a race that fires by itself.
+    std::thread::sleep(Duration::from_millis(700));
+    let (code, answer, error) = fire(&fleet, &["go", "--json"]);
+    assert_eq!(code, Some(0), "{error}");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(answer["signalled"], serde_json::json!({"name": "go", "races": 2, "agents": 2}));
+    for socket in &sockets {
+        let mut answers: Vec<_> = dns::receive_all(socket, Duration::from_millis(700))
+            .into_iter()
+            .map(|(message, _, _)| dns::address(&message))
+            .collect();
+        answers.sort_unstable();
+        assert_eq!(answers, [Some(TOKYO), Some(FRANKFURT)], "after the signal, once, and no fallback");
+    }
+
+    // Nobody fires it: the master answers when the agents stop waiting.
+    let answers = fleet.ask(HELD, Duration::from_millis(2_700));
+    assert_eq!(addresses(&answers), [Some(FALLBACK)], "{answers:?}");
+    assert!(answers[0].1 >= Duration::from_secs(2), "{answers:?}");
+    fleet.wait_for_counter("m1", "answers_fallback_not_signalled", 1);
+    Ok(())
+}
+
+fn agents_without_a_clock_race_by_after_where_they_may() -> Result<(), String> {
+    let options =
+        Options { agents_clock: "max_expected_error_ms = 0.001\non_bad_clock = \"after\"", ..Options::default() };
+    let mut fleet = Fleet::new(&options)?;
+    fleet.start("m1");
+    fleet.start("tokyo");
+    fleet.start("frankfurt");
+    fleet.wait_until_racing(&["frankfurt", "tokyo"]);
+    fleet.validate(fleet.client());
+    let answers = addresses(&fleet.ask(RACED, RACE_OVER));
+    assert!(answers.contains(&Some(TOKYO)) && answers.contains(&Some(FRANKFURT)), "{answers:?}");
+    fleet.wait_for_counter("m1", "orders_by_after", 2);
+    let status = fleet.status("m1").expect("a status");
+    for agent in status["agents"].as_array().expect("a list") {
+        assert_eq!(agent["readiness"], "by_after");
+        assert_eq!(agent["report"]["by_after"], "expected_error");
+        assert_eq!(agent["report"]["stand_down"], Value::Null);
+    }
+    let mut command = std::process::Command::new(support::program());
+    let output = command.args(["status", "--socket", "m1.sock"]).current_dir(fleet.directory()).output().expect("run");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("racing by After: expected clock error above max_expected_error"), "{text}");
+    assert!(text.contains("held for signal go, at most 2000.0 ms"), "{text}");
     Ok(())
 }
 
@@ -189,7 +275,8 @@ fn check_master_status(master: &Value) {
     assert_keys(master, &keys);
     assert_eq!((&master["role"], &master["name"]), (&Value::from("master"), &Value::from("m1")));
     assert_eq!(master["services"][0], SERVICE.to_string());
-    assert_keys(&master["races"][0], &["name", "predetermined_delay_ms"]);
+    assert_keys(&master["races"][0], &["name", "predetermined_delay_ms", "signal", "start_spread"]);
+    assert_keys(&master["races"][0]["start_spread"], &["p50", "p90", "p99", "count"]);
     assert!(
         master["races"][0]["predetermined_delay_ms"].as_f64().is_some_and(|ms| ms > 0.0 && ms < 300.0),
         "{master:#}"
@@ -197,7 +284,10 @@ fn check_master_status(master: &Value) {
     let agents = master["agents"].as_array().expect("a list");
     assert_eq!(agents.len(), 2);
     for agent in agents {
-        assert_keys(agent, &["name", "site", "fast_path", "racing", "reason", "report"]);
+        let keys = ["name", "site", "fast_path", "racing", "readiness", "reason", "lateness", "report"];
+        assert_keys(agent, &keys);
+        assert_eq!(agent["readiness"], "at_instant");
+        assert_keys(&agent["lateness"], &["p50", "p90", "p99", "count"]);
         assert_eq!((&agent["racing"], &agent["reason"]), (&Value::Bool(true), &Value::Null));
         check_report(&agent["report"]);
     }
@@ -218,9 +308,9 @@ fn check_agent_status(agent: &Value) {
 }
 
 fn check_report(report: &Value) {
-    assert_keys(report, &["stand_down", "clock", "forward_delay", "lateness", "counters"]);
+    assert_keys(report, &["stand_down", "by_after", "clock", "forward_delay", "lateness", "counters"]);
     assert_eq!(report["stand_down"], Value::Null);
-    let clock = ["offset", "bound", "expected_error", "conditional", "least_round_trip", "samples", "steps"];
+    let clock = ["offset", "bound", "expected_error", "conditional", "least_round_trip", "samples", "steps", "source"];
     assert_keys(&report["clock"], &clock);
     assert_keys(&report["forward_delay"], &["p99", "greatest", "samples"]);
     assert_keys(&report["lateness"], &["p1", "p50", "p90", "p99", "samples"]);
@@ -248,6 +338,8 @@ fn check_metrics(name: &str, body: &str) {
             "startgun_agent_racing",
             "startgun_agent_forward_delay_p99_seconds",
             "startgun_agent_lateness_p99_seconds",
+            "startgun_master_start_spread_p50_seconds",
+            "startgun_master_races_measured_total",
         ],
         _ => &[
             "startgun_agent_orders_total",

@@ -1,7 +1,8 @@
 //! What an agent knows of one master: its timeline, its sessions, its playbooks, how far its orders travel.
 
 use super::exchange::Exchanger;
-use super::{AgentConfig, MasterConfig, Refusal};
+use super::readiness::{CALM_PERCENT, ClockGate};
+use super::{AgentConfig, MasterConfig, OnBadClock, Refusal};
 use crate::clock::host::UtcOnRace;
 use crate::clock::{RaceClock, Signal, Update};
 use crate::control::{ClockFigures, ForwardDelay, Lateness, MeshSalt, StandDown, ToMaster};
@@ -31,6 +32,15 @@ struct Session {
     ends_at: Option<LocalTime>,
 }
 
+/// How the agent stands towards one master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Why it does not race.
+    pub(super) stand_down: Option<StandDown>,
+    /// Why it races by `After` only.
+    pub(super) by_after: Option<StandDown>,
+}
+
 /// One master, as the agent knows it.
 pub(super) struct Link {
     master: String,
@@ -46,6 +56,8 @@ pub(super) struct Link {
     previous_playbook: Option<PreparedPlaybook>,
     forward: Window,
     lateness: Window,
+    gate: ClockGate,
+    standing: Standing,
     /// Which shard ordered a race: its receipts go back there.
     shard_of_race: BTreeMap<u64, u8>,
 }
@@ -66,6 +78,8 @@ impl Link {
             previous_playbook: None,
             forward: Window::new(FORWARD_WINDOW),
             lateness: Window::new(LATENESS_WINDOW),
+            gate: ClockGate::default(),
+            standing: Standing { stand_down: Some(StandDown::NoSession), by_after: None },
             shard_of_race: BTreeMap::new(),
         }
     }
@@ -91,6 +105,7 @@ impl Link {
             self.exchanger.reset();
             self.forward.clear();
             self.sessions.clear();
+            self.gate = ClockGate::default();
         }
         self.exchanger.clock_mut().enter_epoch(epoch);
         self.exchanger.start(now);
@@ -286,8 +301,8 @@ impl Link {
         &self.master
     }
 
-    /// Why this agent does not race for this master; `None` when it does.
-    pub(super) fn stand_down(&self, config: &AgentConfig, now: LocalTime) -> Option<StandDown> {
+    /// Why neither orders reach this agent nor its answers their clients; `None` when they do.
+    fn unreachable(&self, now: LocalTime) -> Option<StandDown> {
         if self.sessions.back().is_none_or(|session| session.ends_at.is_some_and(|end| now > end)) {
             return Some(StandDown::NoSession);
         }
@@ -299,6 +314,11 @@ impl Link {
             let none = self.passed.is_empty();
             return Some(if none { StandDown::SourceTestPending } else { StandDown::SourceTestFailed });
         }
+        None
+    }
+
+    /// Which limit the clock exceeds now, each limit taken at so many percent.
+    fn clock_fault(&self, config: &AgentConfig, now: LocalTime, percent: i64) -> Option<StandDown> {
         let Some(reading) = self.clock().read(now) else { return Some(StandDown::ClockUnset) };
         if reading.disagree {
             return Some(StandDown::SourcesDisagree);
@@ -306,10 +326,43 @@ impl Link {
         if reading.expected_error == Span::MAX {
             return Some(if self.clock().steps() > 0 { StandDown::ClockStepped } else { StandDown::ClockUnset });
         }
-        if reading.expected_error > config.max_expected_error {
+        let share = |limit: Span| Span::from_nanos(limit.as_nanos() / 100 * percent);
+        if reading.expected_error > share(config.max_expected_error) {
             return Some(StandDown::ExpectedError);
         }
-        (reading.bound > config.max_bound).then_some(StandDown::Bound)
+        (reading.bound > share(config.max_bound)).then_some(StandDown::Bound)
+    }
+
+    /// Judges the clock anew. What has changed in the agent's standing is its owner's to count and tell.
+    pub(super) fn settle(&mut self, config: &AgentConfig, now: LocalTime, late: bool) -> Option<(Standing, Standing)> {
+        let exceeded = self.clock_fault(config, now, 100);
+        let calm =
+            exceeded.is_none() && self.gate.reason().is_some() && self.clock_fault(config, now, CALM_PERCENT).is_none();
+        self.gate.update(now, exceeded, calm);
+        let standing = self.standing(config, now, late);
+        let before = core::mem::replace(&mut self.standing, standing);
+        (before != standing).then_some((before, standing))
+    }
+
+    /// How the agent stands towards this master; `late` while its departures are too late.
+    pub(super) fn standing(&self, config: &AgentConfig, now: LocalTime, late: bool) -> Standing {
+        let clock = || self.clock_fault(config, now, 100).or_else(|| self.gate.reason());
+        let down = |reason| Standing { stand_down: Some(reason), by_after: None };
+        if let Some(reason) = self.unreachable(now) {
+            return down(reason);
+        }
+        match clock() {
+            None if late => down(StandDown::Lateness),
+            None => Standing { stand_down: None, by_after: None },
+            // Half of a round trip is the master's estimate of the forward delay; without one there is nothing to
+            // equalise by. A clock that is unset or stepped is mended within a second or two; a bound is a promise.
+            Some(StandDown::ExpectedError)
+                if config.on_bad_clock == OnBadClock::After && !late && self.clock().least_round_trip().is_some() =>
+            {
+                Standing { stand_down: None, by_after: Some(StandDown::ExpectedError) }
+            }
+            Some(reason) => down(reason),
+        }
     }
 
     pub(super) fn clock_figures(&self, now: LocalTime) -> Option<ClockFigures> {

@@ -14,6 +14,7 @@ mod exchange;
 mod limits;
 mod link;
 mod mesh;
+mod readiness;
 
 use crate::clock::host::HostTime;
 use crate::clock::{ClockConfig, Reading, Update};
@@ -28,7 +29,8 @@ pub use limits::Limits;
 use link::Link;
 use mesh::{Mesh, PATHS_INTERVAL, PeerOutput};
 pub use mesh::{PeerKeys, solve_set};
-use std::collections::{BTreeMap, VecDeque};
+use readiness::LatenessWatch;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 /// Most orders waiting for their departure: 20,000 per second × 1 s of horizon, times three.
@@ -38,6 +40,17 @@ pub const MAX_PENDING: usize = 65_536;
 pub const HOLD: Span = Span::from_secs(2);
 /// Least time between two reports.
 const REPORT_INTERVAL: Span = Span::from_secs(1);
+
+/// What an agent does while the statistical error of its clock is above `max_expected_error`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnBadClock {
+    /// It does not race. Who starts at the wrong time wins races that it should lose, and the client pays for that;
+    /// a site that stands down costs its own share only.
+    #[default]
+    StandDown,
+    /// It races by [`TransmitIdentifier::After`]: as exact as half of its round trip tells the way of an order.
+    After,
+}
 
 /// One master, as the agent's own configuration has it.
 #[derive(Clone, Debug)]
@@ -61,6 +74,10 @@ pub struct AgentConfig {
     pub max_expected_error: Span,
     /// Ready only while the proven bound is at most this.
     pub max_bound: Span,
+    /// What happens while `max_expected_error` is exceeded.
+    pub on_bad_clock: OnBadClock,
+    /// It stands down when the 90th percentile of its recent departures is later than this.
+    pub max_lateness: Span,
     /// Time between two exchanges with each master.
     pub exchange_interval: Span,
     /// An order whose T is further ahead is refused.
@@ -186,7 +203,7 @@ pub enum Audit {
         revision: u8,
         /// Where the answer went.
         client: SocketAddr,
-        /// T; absent for an order that waited for a signal.
+        /// T; absent for an order by `After` or for a signal.
         transmit_at: Option<RaceTime>,
         /// What became of it.
         outcome: DepartureOutcome,
@@ -266,6 +283,10 @@ struct Pending {
     transmit_at: Option<RaceTime>,
     /// When it departs, by the local clock; for a signal, when the order came.
     at: LocalTime,
+    /// When the order came: nothing departs before that.
+    ordered_at: LocalTime,
+    /// A departure more than this after `at` is late; none for a signal.
+    late_after: Option<Span>,
     wait: Wait,
 }
 
@@ -279,10 +300,13 @@ pub struct Agent {
     pending: BTreeMap<RaceKey, Pending>,
     /// Which race a departure belongs to.
     departures: BTreeMap<DepartureKey, RaceKey>,
+    /// Which races are held for a signal: an entry for each [`Wait::Signal`] in `pending`, so at most [`MAX_PENDING`].
+    held: BTreeSet<(usize, u64, u64)>,
     /// When a race is forgotten.
     expiries: BTreeMap<(LocalTime, RaceKey), ()>,
     next_key: DepartureKey,
     limits: limits::Budget,
+    lateness: LatenessWatch,
     counters: Counters,
     outputs: VecDeque<Output>,
     report_at: LocalTime,
@@ -301,10 +325,12 @@ impl Agent {
             limits: limits::Budget::new(config.limits),
             mesh,
             paths_at: now,
+            lateness: LatenessWatch::new(config.max_lateness, now),
             config,
             links,
             pending: BTreeMap::new(),
             departures: BTreeMap::new(),
+            held: BTreeSet::new(),
             expiries: BTreeMap::new(),
             next_key: 1,
             counters: Counters::new(),
@@ -365,6 +391,7 @@ impl Agent {
             }
             ToAgent::Session { .. } | ToAgent::Peers { .. } | ToAgent::Refused { .. } => {}
         }
+        self.settle(now, master);
     }
 
     /// A master's list of peers for the mesh, whose certificates the shell has checked and whose keys it has derived; in
@@ -392,13 +419,15 @@ impl Agent {
         self.mesh.forget_clocks(now);
         for master in 0..self.links.len() {
             self.links[master].forget_clock(now);
-            self.withdraw(now, master);
+            self.withdraw(now, master, |_| true);
+            self.settle(now, master);
         }
     }
 
-    /// Takes back every answer that waits for an instant of this master's timeline.
-    fn withdraw(&mut self, now: LocalTime, master: usize) {
-        let waits = |pending: &Pending| matches!(pending.wait, Wait::Departure);
+    /// Takes back those of this master's answers that wait for an instant and are `doubtful`: when its timeline is, all
+    /// that wait for T; when this host's own clock is, those by `After` as well.
+    fn withdraw(&mut self, now: LocalTime, master: usize, doubtful: impl Fn(&Pending) -> bool) {
+        let waits = |pending: &Pending| matches!(pending.wait, Wait::Departure) && doubtful(pending);
         let waiting: Vec<(RaceKey, DepartureKey, u8)> = self
             .pending
             .range((master, 0)..=(master, u64::MAX))
@@ -420,7 +449,7 @@ impl Agent {
     fn note_update(&mut self, now: LocalTime, master: usize, update: Option<Update>) {
         if update == Some(Update::Stepped) {
             self.count("clock_steps");
-            self.withdraw(now, master);
+            self.withdraw(now, master, |pending| pending.transmit_at.is_some());
         }
     }
 
@@ -440,6 +469,7 @@ impl Agent {
                         Err(_) => self.count("datagram_malformed"),
                     }
                 }
+                self.settle(now, master);
             }
         }
         self.plain = plain;
@@ -456,6 +486,17 @@ impl Agent {
                 let exchange = Some(Stamped::PeerReply(session, exchange));
                 self.outputs.push_back(Output::Send { to, bytes, exchange });
             }
+        }
+    }
+
+    /// Judges anew whether the agent races for a master. A change is reported as soon as there is a call of
+    /// [`Agent::handle_timeout`]; a stand-down is counted by its reason.
+    fn settle(&mut self, now: LocalTime, master: usize) {
+        let late = self.lateness.is_down(now);
+        let Some((before, after)) = self.links[master].settle(&self.config, now, late) else { return };
+        self.report_at = self.report_at.min(now);
+        if let (None, Some(reason)) = (before.stand_down, after.stand_down) {
+            self.count(readiness::counter(reason));
         }
     }
 
@@ -489,7 +530,7 @@ impl Agent {
     fn handle_order(&mut self, now: LocalTime, received_at: LocalTime, master: usize, shard: u8, order: &Order<'_>) {
         self.count("orders");
         self.links[master].note_forward_delay(received_at, order.sent);
-        if let Err(refusal) = self.accept(now, master, shard, order) {
+        if let Err(refusal) = self.accept(now, received_at, master, shard, order) {
             self.count(refusal.name());
             // The first order of this race and revision has its own receipt.
             if refusal != Refusal::Repeated {
@@ -499,7 +540,14 @@ impl Agent {
     }
 
     /// Checks an order, builds the answer, and lets it wait for its time or signal.
-    fn accept(&mut self, now: LocalTime, master: usize, shard: u8, order: &Order<'_>) -> Result<(), Refusal> {
+    fn accept(
+        &mut self,
+        now: LocalTime,
+        received_at: LocalTime,
+        master: usize,
+        shard: u8,
+        order: &Order<'_>,
+    ) -> Result<(), Refusal> {
         let race_key = (master, order.race);
         let earlier = self.pending.get(&race_key);
         if earlier.is_some_and(|earlier| earlier.revision >= order.revision || matches!(earlier.wait, Wait::Done)) {
@@ -521,20 +569,9 @@ impl Agent {
         if !race.name.covers(query.name()) || !race.addresses.serve(query.rtype()) {
             return Err(Refusal::UnknownName);
         }
-        let (at, latest, transmit_at) = match order.transmit {
-            TransmitIdentifier::On(_) => (now, None, None),
-            TransmitIdentifier::At(t) => {
-                if link.stand_down(&self.config, now).is_some() {
-                    return Err(Refusal::StandingDown);
-                }
-                let at = link.clock().local_at(t, now).ok_or(Refusal::StandingDown)?;
-                if at - now > self.config.horizon {
-                    return Err(Refusal::TooFarAhead);
-                }
-                let latest = (race.late == LatePolicy::Drop).then_some(at + race.late_tolerance);
-                (at, latest, Some(t))
-            }
-        };
+        let (at, transmit_at) = self.instant(now, received_at, master, order.transmit)?;
+        let late_after = (!matches!(order.transmit, TransmitIdentifier::On(_))).then_some(race.late_tolerance);
+        let latest = late_after.filter(|_| race.late == LatePolicy::Drop).map(|tolerance| at + tolerance);
         if key.is_none() && self.pending.len() >= MAX_PENDING {
             return Err(Refusal::TableFull);
         }
@@ -549,22 +586,58 @@ impl Agent {
         let departure = Departure { key, at, latest, service: order.service, to: order.client, bytes };
         self.links[master].note_shard(order.race, shard);
         let wait = match order.transmit {
-            TransmitIdentifier::On(id) => Wait::Signal { id, departure },
-            TransmitIdentifier::At(_) => {
+            TransmitIdentifier::On(id) => {
+                self.held.insert((master, id, order.race));
+                Wait::Signal { id, departure }
+            }
+            TransmitIdentifier::At(_) | TransmitIdentifier::After(_) => {
                 self.depart(race_key, departure);
                 Wait::Departure
             }
         };
-        if self
-            .pending
-            .insert(race_key, Pending { key, revision: order.revision, client: order.client, transmit_at, at, wait })
-            .is_none()
-        {
-            self.expiries.insert((at.max(now) + HOLD, race_key), ());
-        } else {
-            self.count("orders_amended");
+        let (revision, client) = (order.revision, order.client);
+        let pending = Pending { key, revision, client, transmit_at, at, ordered_at: received_at, late_after, wait };
+        match self.pending.insert(race_key, pending) {
+            None => drop(self.expiries.insert((at.max(now) + HOLD, race_key), ())),
+            Some(replaced) => {
+                self.count("orders_amended");
+                // An amendment for another signal, or for none, leaves nothing to the one before.
+                if let Wait::Signal { id, .. } = replaced.wait
+                    && TransmitIdentifier::On(id) != order.transmit
+                {
+                    self.held.remove(&(master, id, order.race));
+                }
+            }
         }
         Ok(())
+    }
+
+    /// When an order's answer departs, by the local clock, and T where the order names it.
+    fn instant(
+        &self,
+        now: LocalTime,
+        received_at: LocalTime,
+        master: usize,
+        transmit: TransmitIdentifier,
+    ) -> Result<(LocalTime, Option<RaceTime>), Refusal> {
+        let link = &self.links[master];
+        let standing = link.standing(&self.config, now, self.lateness.is_down(now));
+        let (at, transmit_at) = match transmit {
+            TransmitIdentifier::On(_) => return Ok((now, None)),
+            // Whatever a master says: an agent that stands down does not race.
+            TransmitIdentifier::After(_) if standing.stand_down.is_some() => return Err(Refusal::StandingDown),
+            TransmitIdentifier::After(span) => (received_at + span.max(Span::ZERO), None),
+            TransmitIdentifier::At(t) => {
+                if standing.stand_down.or(standing.by_after).is_some() {
+                    return Err(Refusal::StandingDown);
+                }
+                (link.clock().local_at(t, now).ok_or(Refusal::StandingDown)?, Some(t))
+            }
+        };
+        if at - now > self.config.horizon {
+            return Err(Refusal::TooFarAhead);
+        }
+        Ok((at, transmit_at))
     }
 
     fn depart(&mut self, race: RaceKey, departure: Departure) {
@@ -574,13 +647,13 @@ impl Agent {
 
     /// Lets every answer depart that was held for this signal.
     fn handle_signal(&mut self, now: LocalTime, master: usize, id: u64) {
-        let held = |pending: &Pending| matches!(pending.wait, Wait::Signal { id: wanted, .. } if wanted == id);
         let mut released = Vec::new();
-        for (race, pending) in self.pending.range_mut((master, 0)..=(master, u64::MAX)) {
-            if held(pending)
-                && let Wait::Signal { departure, .. } = core::mem::replace(&mut pending.wait, Wait::Departure)
-            {
-                released.push((*race, Departure { at: now, ..departure }));
+        while let Some(&held) = self.held.range((master, id, 0)..=(master, id, u64::MAX)).next() {
+            self.held.remove(&held);
+            let race = (master, held.2);
+            let Some(pending) = self.pending.get_mut(&race) else { continue };
+            if let Wait::Signal { departure, .. } = core::mem::replace(&mut pending.wait, Wait::Departure) {
+                released.push((race, Departure { at: now, ..departure }));
             }
         }
         self.count(if released.is_empty() { "signals_unawaited" } else { "signals" });
@@ -591,8 +664,13 @@ impl Agent {
     pub fn handle_departed(&mut self, now: LocalTime, key: DepartureKey, outcome: DepartureOutcome) {
         let Some(race) = self.departures.remove(&key) else { return };
         let Some(pending) = self.pending.get_mut(&race) else { return };
-        pending.wait = Wait::Done;
+        if let Wait::Signal { id, .. } = core::mem::replace(&mut pending.wait, Wait::Done) {
+            // It was amended to wait for a signal when it was leaving already.
+            self.held.remove(&(race.0, id, race.1));
+        }
         let (revision, client, transmit_at) = (pending.revision, pending.client, pending.transmit_at);
+        let (due, late_after) = (pending.at, pending.late_after);
+        let possible = due.max(pending.ordered_at);
         let (master, race) = race;
         let at = match outcome {
             DepartureOutcome::Departed { at, .. } | DepartureOutcome::Late { at } => at,
@@ -601,6 +679,8 @@ impl Agent {
         let reading = self.links[master].clock().read(at);
         let lateness = match (reading, transmit_at) {
             (Some(reading), Some(t)) => reading.estimate - t,
+            // After, or a clock that was reset since: the host's own clock tells.
+            _ if late_after.is_some() => at - due,
             _ => Span::ZERO,
         };
         let (receipt, counter) = match outcome {
@@ -609,13 +689,27 @@ impl Agent {
             DepartureOutcome::Late { .. } => (ReceiptOutcome::Late, "departures_dropped_late"),
             DepartureOutcome::Failed => (ReceiptOutcome::Failed, "departures_failed"),
         };
-        if receipt.is_departed() && transmit_at.is_some() {
-            self.links[master].note_lateness(lateness);
+        let mut stood_down = false;
+        if let Some(tolerance) = late_after {
+            if receipt.is_departed() {
+                self.links[master].note_lateness(lateness);
+                if lateness > tolerance {
+                    self.count("departures_late");
+                }
+            }
+            // An order that came late is not this host's fault, so its departure is held against the earliest instant
+            // that was possible. A dropped answer counts: a host that drops all of them would otherwise look perfect.
+            if matches!(receipt, ReceiptOutcome::Departed | ReceiptOutcome::Late) {
+                stood_down = self.lateness.note(now, at - possible);
+            }
         }
         self.count(counter);
         self.receipt(now, master, race, revision, receipt, lateness);
         let audit = Audit::Departure { master, race, revision, client, transmit_at, outcome, reading };
         self.outputs.push_back(Output::Audit(audit));
+        if stood_down {
+            (0..self.links.len()).for_each(|master| self.settle(now, master));
+        }
     }
 
     fn receipt(
@@ -644,6 +738,7 @@ impl Agent {
 
     /// Runs every timer that is due.
     pub fn handle_timeout(&mut self, now: LocalTime) {
+        (0..self.links.len()).for_each(|master| self.settle(now, master));
         for master in 0..self.links.len() {
             if let Some((to, bytes, exchange)) = self.links[master].poll_request(now) {
                 self.outputs.push_back(Output::Send { to, bytes, exchange: Some(Stamped::Request(master, exchange)) });
@@ -679,7 +774,8 @@ impl Agent {
             let Some(pending) = self.pending.remove(&race) else { continue };
             self.links[race.0].forget_shard(race.1);
             self.departures.remove(&pending.key);
-            if matches!(pending.wait, Wait::Signal { .. }) {
+            if let Wait::Signal { id, .. } = pending.wait {
+                self.held.remove(&(race.0, id, race.1));
                 self.count("orders_expired_without_signal");
             }
         }
@@ -702,8 +798,10 @@ impl Agent {
     /// How the agent is towards one master.
     pub fn report(&self, now: LocalTime, master: usize) -> AgentReport {
         let link = &self.links[master];
+        let standing = link.standing(&self.config, now, self.lateness.is_down(now));
         AgentReport {
-            stand_down: link.stand_down(&self.config, now),
+            stand_down: standing.stand_down,
+            by_after: standing.by_after,
             clock: link.clock_figures(now),
             forward_delay: link.forward_delay(),
             lateness: link.lateness(),

@@ -3,3 +3,4 @@
 mod bench;
 mod masters;
 mod orders;
+mod timing;

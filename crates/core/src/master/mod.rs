@@ -10,17 +10,32 @@ mod roster;
 mod shard;
 
 pub use roster::{AgentStatus, Roster, RosterConfig, RosterOutput, Slot};
-pub use shard::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Timer};
+pub use shard::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Signalled, Timer};
 
 use crate::dns::answer::Addresses;
 use crate::dns::{CanonicalName, ZoneSet};
 use crate::playbook::{LatePolicy, Playbook, PlaybookRace};
 use crate::time::Span;
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most agents of one master: the fast path's session table and the per-race loops are bounded by it.
 pub const MAX_AGENTS: usize = 1_024;
+
+/// Which races an agent can be ordered to run; each kind includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// None: orders do not reach it, or its answers nobody.
+    Unreachable,
+    /// Those by signal, which need no clock.
+    BySignal,
+    /// Those at T as well, by `After`: its clock is not good enough, but its round trip is known.
+    ByAfter,
+    /// All, at T.
+    AtInstant,
+}
 
 /// When T is counted from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,13 +62,23 @@ pub enum Delay {
 }
 
 /// What makes the answers of a race depart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Transmit {
     /// An instant, T.
     #[default]
     At,
     /// A signal that the master sends at T.
     Signal,
+    /// The signal of this name, which somebody fires ([`Shard::handle_signal`]). It lets every open race that waits for
+    /// it depart at once. T is when agents stop waiting, [`HOLD`](crate::agent::HOLD) after the stamp.
+    Held(Arc<str>),
+}
+
+impl Transmit {
+    /// Whether an agent needs no clock for it.
+    pub fn is_signal(&self) -> bool {
+        matches!(self, Transmit::Signal | Transmit::Held(_))
+    }
 }
 
 /// One raced name.
@@ -108,6 +133,17 @@ impl Service {
             }
         };
         Playbook { races: self.races.iter().map(play).collect() }
+    }
+}
+
+impl Service {
+    /// The names of the signals that races wait for, each once.
+    pub fn signals(&self) -> BTreeSet<&str> {
+        let held = self.races.iter().filter_map(|race| match &race.transmit {
+            Transmit::Held(name) => Some(&**name),
+            Transmit::At | Transmit::Signal => None,
+        });
+        held.collect()
     }
 }
 

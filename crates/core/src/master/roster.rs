@@ -5,8 +5,9 @@
 //! reports itself ready. The roster drives these steps and tells the shards the outcome.
 
 use super::mesh::{MeshBoard, MeshOutput};
-use super::{AgentView, MAX_AGENTS, SharedService};
+use super::{AgentView, MAX_AGENTS, Readiness, SharedService};
 use crate::control::{AgentReport, MAX_SERVICES, MAX_SITE_NAME, PROTOCOL, StandDown, ToAgent, ToMaster, is_site_name};
+use crate::histogram::Quantiles;
 use crate::playbook::PlaybookVersion;
 use crate::time::{Epoch, LocalTime, Span};
 use crate::wire::session::{CHALLENGE, SECRET_BYTES};
@@ -102,16 +103,23 @@ struct Agent {
 /// An agent, for `status` and metrics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
+    /// Its place in the roster, by which the shards know it.
+    #[serde(skip)]
+    pub slot: Slot,
     /// The name in its certificate.
     pub name: String,
     /// The site that it answers for.
     pub site: String,
     /// Where orders reach it.
     pub fast_path: SocketAddr,
-    /// Whether it races.
+    /// Whether it runs races at T, be it by `After`.
     pub racing: bool,
-    /// Why it does not.
+    /// Which races it can be ordered to run.
+    pub readiness: Readiness,
+    /// Why not all of them at T.
     pub reason: Option<String>,
+    /// The lateness of its departures as the shards know it from receipts. The roster leaves it out; the shell adds it.
+    pub lateness: Option<Quantiles>,
     /// What it last reported.
     pub report: Option<AgentReport>,
 }
@@ -372,18 +380,21 @@ impl Roster {
 
     /// The agents, for `status` and metrics.
     pub fn status(&self, now: LocalTime) -> Vec<AgentStatus> {
-        let status = |agent: &Agent| {
-            let reason = agent.reason(now);
+        let status = |(&slot, agent): (&Slot, &Agent)| {
+            let (readiness, reason) = agent.readiness(now);
             AgentStatus {
+                slot,
                 name: agent.name.clone(),
                 site: agent.site.clone(),
                 fast_path: agent.fast_path,
-                racing: reason.is_none(),
+                racing: readiness >= Readiness::ByAfter,
+                readiness,
                 reason,
+                lateness: None,
                 report: agent.report.as_ref().map(|(_, report)| report.clone()),
             }
         };
-        self.agents.values().map(status).collect()
+        self.agents.iter().map(status).collect()
     }
 }
 
@@ -419,28 +430,45 @@ fn check_hello(
 }
 
 impl Agent {
-    /// Why it does not race; `None` when it does.
-    fn reason(&self, now: LocalTime) -> Option<String> {
+    /// Why orders do not reach it, or its answers nobody, as far as the master has seen that itself.
+    fn unreachable(&self, now: LocalTime) -> Option<&'static str> {
         if !self.sessions.iter().any(|session| session.kept) {
-            return Some(StandDown::NoSession.text().into());
+            return Some(StandDown::NoSession.text());
         }
         if self.playbook != Some(self.wanted_playbook) {
-            return Some(StandDown::NoPlaybook.text().into());
+            return Some(StandDown::NoPlaybook.text());
         }
         if self.tests.is_empty() {
-            return Some("the agent lists none of this master's service addresses".into());
+            return Some("the agent lists none of this master's service addresses");
         }
         if !self.tests.values().any(|test| matches!(test, SelfTest::Passed { .. })) && !self.is_retesting() {
             let failed = self.tests.values().any(|test| matches!(test, SelfTest::Failed { .. }));
             let reason = if failed { StandDown::SourceTestFailed } else { StandDown::SourceTestPending };
-            return Some(reason.text().into());
+            return Some(reason.text());
         }
         match &self.report {
-            None => Some("no report yet".into()),
-            Some((at, _)) if now - *at > REPORT_TIMEOUT => Some("no report for 3.5 s".into()),
-            Some((_, AgentReport { stand_down: Some(reason), .. })) => Some(reason.text().into()),
-            Some((_, AgentReport { forward_delay: None, .. })) => Some("forward delay not yet measured".into()),
+            None => Some("no report yet"),
+            Some((at, _)) if now - *at > REPORT_TIMEOUT => Some("no report for 3.5 s"),
             Some(_) => None,
+        }
+    }
+
+    /// Which races it can be ordered to run, and why not all of them at T.
+    fn readiness(&self, now: LocalTime) -> (Readiness, Option<String>) {
+        let less = |readiness, reason: &str| (readiness, Some(reason.to_owned()));
+        if let Some(reason) = self.unreachable(now) {
+            return less(Readiness::Unreachable, reason);
+        }
+        let Some((_, report)) = &self.report else { return less(Readiness::Unreachable, "no report yet") };
+        match (report.stand_down, report.by_after) {
+            (Some(reason), _) if reason.is_timing() => less(Readiness::BySignal, reason.text()),
+            (Some(reason), _) => less(Readiness::Unreachable, reason.text()),
+            (None, Some(reason)) if report.round_trip().is_some() => less(Readiness::ByAfter, reason.text()),
+            (None, Some(_)) => less(Readiness::BySignal, "round trip not yet measured"),
+            (None, None) if report.forward_delay.is_none() => {
+                less(Readiness::BySignal, "forward delay not yet measured")
+            }
+            (None, None) => (Readiness::AtInstant, None),
         }
     }
 
@@ -459,7 +487,7 @@ impl Agent {
         };
         let services = self.tests.iter().filter(|(service, test)| good(service, test)).map(|(service, _)| *service);
         let report = self.report.as_ref().map(|(_, report)| report);
-        let expected_error = report.and_then(|report| report.clock).and_then(|clock| clock.expected_error);
+        let expected_error = report.and_then(|report| report.clock.as_ref()).and_then(|clock| clock.expected_error);
         // The newest session that the agent has acknowledged sends; the others only receive.
         let mut sessions: Vec<&Session> = self.sessions.iter().collect();
         sessions.sort_by_key(|session| session.kept);
@@ -468,10 +496,11 @@ impl Agent {
             site: self.site.clone(),
             fast_path: self.fast_path,
             sessions: sessions.into_iter().map(|session| session.binding.clone()).collect(),
-            racing: self.reason(now).is_none(),
+            readiness: self.readiness(now).0,
             services: services.collect(),
             playbook: self.playbook.unwrap_or(0),
             forward_delay: report.and_then(|report| report.forward_delay),
+            round_trip: report.and_then(AgentReport::round_trip),
             expected_error: expected_error.unwrap_or(Span::ZERO),
         }
     }

@@ -16,18 +16,19 @@
 mod agents;
 mod races;
 
-use super::{SharedService, Stamp, central};
+use super::{SharedService, Slot, Stamp, Transmit, central};
 use crate::clock::host::UtcOnRace;
 use crate::dns::answer::{self, Response, Transport};
 use crate::dns::query::{Query, Verdict};
 use crate::dns::zone::Lookup;
+use crate::histogram::Histogram;
 use crate::rate::{Prefix, PrefixRate};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
 use crate::wire::frame::MAX_RACED_QUERY;
-use crate::wire::{Frame, Receipt, SessionId};
+use crate::wire::{Frame, Receipt, ReceiptOutcome, SessionId};
 pub use agents::AgentView;
 use agents::Agents;
-use races::{Key, Opened, Races, Repeat};
+use races::{Key, Opened, Ordered, Races, Repeat};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -108,6 +109,15 @@ pub enum Output {
     },
 }
 
+/// What firing a signal has reached in one shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signalled {
+    /// Races that waited for it.
+    pub races: usize,
+    /// Agents that held answers for them.
+    pub agents: BTreeSet<Slot>,
+}
+
 /// What the shard has counted since its start.
 pub type Counters = BTreeMap<&'static str, u64>;
 
@@ -134,6 +144,8 @@ pub struct Shard {
     sync_signal_at: LocalTime,
     utc: Option<UtcOnRace>,
     counters: Counters,
+    /// Lateness by agent, from its receipts; an entry goes with its agent. At most [`super::MAX_AGENTS`] of 1.6 KB.
+    lateness: BTreeMap<Slot, Histogram>,
     outputs: VecDeque<Output>,
     plain: Vec<u8>,
 }
@@ -153,6 +165,7 @@ impl Shard {
             sync_signal_at: now + config.sync_signal_interval,
             utc: None,
             counters: Counters::new(),
+            lateness: BTreeMap::new(),
             outputs: VecDeque::new(),
             plain: Vec::new(),
             config,
@@ -255,12 +268,15 @@ impl Shard {
             Stamp::Dequeue => now,
         };
         let transmit_at = RaceTime::of_master(stamped) + delay;
-        let transmit = self.config.service.races[usize::from(index)].transmit;
+        let service = self.config.service.clone();
+        let transmit = &service.races[usize::from(index)].transmit;
         let opened = Opened { key, index, transmit_at, transmit, close_after: self.config.fallback_after };
         match self.races.open(opened, arrival) {
             Some(race) => {
                 self.count("races");
-                self.send_orders(now, race);
+                if self.send_orders(now, race) == 0 {
+                    self.answer_open_race(race, "answers_fallback_no_agent");
+                }
             }
             None => {
                 self.count("answers_fallback_table_full");
@@ -269,15 +285,24 @@ impl Shard {
         }
     }
 
-    /// Seals one order per agent; those to one agent share a datagram until [`Shard::poll_output`] is drained.
-    fn send_orders(&mut self, now: LocalTime, race: u64) {
+    /// Seals one order per agent; those to one agent share a datagram until [`Shard::poll_output`] is drained. How many
+    /// there are.
+    fn send_orders(&mut self, now: LocalTime, race: u64) -> usize {
         let Some(order) = self.races.order(race, RaceTime::of_master(now), &self.config.service_addresses) else {
-            return;
+            return 0;
         };
         let (index, rtype) = self.races.subject(race);
-        let sent = self.agents.order(&order, index, rtype, &mut self.outputs);
-        *self.counters.entry("orders").or_default() += sent.len() as u64;
+        let (sent, withheld) = self.agents.order(&order, index, rtype, &mut self.outputs);
+        let count = sent.len();
+        *self.counters.entry("orders").or_default() += count as u64;
+        let by_after = sent.values().filter(|ordered| **ordered == Ordered::After).count() as u64;
+        for (name, count) in [("orders_by_after", by_after), ("orders_withheld", withheld)] {
+            if count > 0 {
+                *self.counters.entry(name).or_default() += count;
+            }
+        }
         self.races.note_ordered(race, sent);
+        count
     }
 
     fn answer_by_fallback(&mut self, arrival: &Arrival, query: &Query<'_>, index: u16) {
@@ -320,8 +345,26 @@ impl Shard {
     }
 
     /// An agent is gone.
-    pub fn handle_agent_gone(&mut self, slot: super::Slot) {
+    pub fn handle_agent_gone(&mut self, slot: Slot) {
         self.agents.remove(slot);
+        self.lateness.remove(&slot);
+    }
+
+    /// Somebody fires the signal of this name: the answers of every open race that waits for it depart, as soon as the
+    /// signal reaches the agents. Nobody waits for a name that no race has.
+    pub fn handle_signal(&mut self, now: LocalTime, name: &str) -> Signalled {
+        let mut signalled = Signalled::default();
+        for (index, race) in self.config.service.races.iter().enumerate() {
+            let waits = matches!(&race.transmit, Transmit::Held(held) if &**held == name);
+            let Some((id, races, agents)) = waits.then(|| self.races.fire(index as u16, now)).flatten() else {
+                continue;
+            };
+            self.agents.signal(id, agents.iter().copied(), &mut self.outputs);
+            *self.counters.entry("signals_sent").or_default() += 1;
+            signalled.races += races;
+            signalled.agents.extend(agents);
+        }
+        signalled
     }
 
     /// A datagram on the fast path, which the kernel received at `received_at`.
@@ -359,7 +402,11 @@ impl Shard {
             false => "receipts_not_departed",
         });
         let Some(agent) = self.agents.slot_of(session) else { return };
-        if self.races.note_receipt(agent, &receipt) {
+        let Some(noted) = self.races.note_receipt(agent, &receipt) else { return };
+        if receipt.outcome == ReceiptOutcome::Departed && noted.ordered != Ordered::On {
+            self.lateness.entry(agent).or_default().record(receipt.lateness);
+        }
+        if noted.nobody_departed {
             self.answer_open_race(receipt.race, "answers_fallback_all_refused");
         }
     }
@@ -373,6 +420,16 @@ impl Shard {
         }
     }
 
+    fn answer_unsignalled(&mut self, race: u64) {
+        self.answer_open_race(race, "answers_fallback_not_signalled");
+        self.races.give_up_waiting(race);
+    }
+
+    /// The shard is about to end: nobody will fire signals any more, so races that wait for one are answered now.
+    pub fn handle_stop(&mut self) {
+        self.races.waiting().into_iter().for_each(|race| self.answer_unsignalled(race));
+    }
+
     /// The kernel's transmit timestamp of a reply to an exchange.
     pub fn handle_transmit_stamp(&mut self, session: SessionId, exchange: u32, at: LocalTime) {
         self.agents.stamp_reply(session, exchange, RaceTime::of_master(at));
@@ -383,10 +440,10 @@ impl Shard {
         while let Some((race, due)) = self.races.pop_due(now) {
             match due {
                 races::Due::Signal => {
-                    let (index, rtype) = self.races.subject(race);
-                    self.agents.signal(race, index, rtype, &mut self.outputs);
+                    self.agents.signal(race, self.races.awaited(race), &mut self.outputs);
                     self.count("signals_sent");
                 }
+                races::Due::Unsignalled => self.answer_unsignalled(race),
                 races::Due::Close => {
                     self.answer_open_race(race, "answers_fallback_no_receipts");
                     self.races.close(race);
@@ -423,6 +480,17 @@ impl Shard {
     /// Races that are open now.
     pub fn open_races(&self) -> usize {
         self.races.len()
+    }
+
+    /// Start spread, latest − earliest departure of one race by the agents' own clocks, by the index of its name: of
+    /// races at T with at least two departures that their kernels stamped. Weighs the newest few thousand.
+    pub fn spreads(&self) -> &BTreeMap<u16, Histogram> {
+        self.races.spreads()
+    }
+
+    /// Lateness of each agent's departures, from its receipts, since it connected. Weighs the newest few thousand.
+    pub fn lateness(&self) -> &BTreeMap<Slot, Histogram> {
+        &self.lateness
     }
 
     /// The predetermined delay of each race as it is now, for A; absent while no agent is ready.

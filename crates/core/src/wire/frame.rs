@@ -28,6 +28,9 @@ const EXCHANGE_BODY: usize = 4 + 8 + 8 + 4 + 8;
 pub enum TransmitIdentifier {
     /// At this instant of the master's timeline.
     At(RaceTime),
+    /// This long after the kernel received the order, for an agent whose clock is not good enough. At least zero: the
+    /// master has subtracted the agent's forward delay, and an order that is late already departs at once.
+    After(Span),
     /// When a signal with this id arrives from the same master.
     On(u64),
 }
@@ -94,7 +97,8 @@ pub struct Receipt {
     pub revision: u8,
     /// What became of it.
     pub outcome: ReceiptOutcome,
-    /// Departure − T by the agent's clock; for a dropped answer, by how much it would have been late.
+    /// Departure − T by the agent's clock, or departure − (receipt of the order + span) for one by
+    /// [`TransmitIdentifier::After`]; for a dropped answer, by how much it would have been late. Zero for a signal.
     pub lateness: Span,
 }
 
@@ -214,6 +218,10 @@ impl<'a> Order<'a> {
                 out.push(1);
                 out.extend_from_slice(&at.as_nanos().to_be_bytes());
             }
+            TransmitIdentifier::After(span) => {
+                out.push(2);
+                out.extend_from_slice(&span.as_nanos().to_be_bytes());
+            }
             TransmitIdentifier::On(id) => {
                 out.push(3);
                 out.extend_from_slice(&id.to_be_bytes());
@@ -234,6 +242,7 @@ impl<'a> Order<'a> {
             revision: reader.u8()?,
             transmit: match reader.u8()? {
                 1 => TransmitIdentifier::At(RaceTime::from_nanos(reader.i64()?)),
+                2 => TransmitIdentifier::After(Span::from_nanos(reader.i64()?)),
                 3 => TransmitIdentifier::On(reader.u64()?),
                 value => return Err(WireError::Unknown { what: "transmit identifier", value }),
             },
@@ -330,6 +339,7 @@ mod tests {
         vec![
             Frame::Order(order(query)),
             Frame::Order(Order { transmit: TransmitIdentifier::On(9), ..order(query) }),
+            Frame::Order(Order { transmit: TransmitIdentifier::After(Span::from_millis(70)), ..order(query) }),
             Frame::Receipt(Receipt {
                 race: 4,
                 revision: 1,

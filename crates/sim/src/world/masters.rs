@@ -1,9 +1,10 @@
 //! Driving the masters: rosters and shards.
 
+use startgun_core::histogram::{Histogram, Quantiles};
 use startgun_core::master::{Arrival, Output, Roster, Shard, Slot};
 use startgun_core::time::{Epoch, Span};
 use startgun_core::wire::session::{CHALLENGE, SEALED, header};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::address::{fast_path, host_at, service};
@@ -98,6 +99,29 @@ impl World {
         started.timelines.append(&mut self.masters[master].timelines);
         self.masters[master] = started;
         self.after_start(master);
+    }
+
+    /// Somebody fires a signal at a master: all its shards at once. How many races waited for it, and how many agents.
+    pub fn fire_signal(&mut self, master: usize, name: &str) -> (usize, usize) {
+        self.note(format_args!("signal {name} at master {master}"));
+        let now = self.masters[master].clock.read(self.now);
+        let (mut races, mut agents) = (0, BTreeSet::new());
+        for shard in 0..self.masters[master].shards.len() {
+            let signalled = self.masters[master].shards[shard].shard.handle_signal(now, name);
+            races += signalled.races;
+            agents.extend(signalled.agents);
+            self.drain_shard(master, shard);
+        }
+        (races, agents.len())
+    }
+
+    /// The start spread of a master's races, as its shards know it from receipts; `None` before the first.
+    pub fn start_spread(&self, master: usize) -> Option<Quantiles> {
+        let mut spread = Histogram::default();
+        for host in &self.masters[master].shards {
+            host.shard.spreads().values().for_each(|histogram| spread.merge(histogram));
+        }
+        spread.quantiles()
     }
 
     pub(super) fn datagram_at_master(

@@ -110,7 +110,12 @@ pub fn run(path: &Path) -> Result<(), String> {
         tokio::task::spawn_local(host_time::watch(host_time_reader, clock, host_clock.clone(), tell));
         let describe =
             Describe { config: Arc::new(config), started: Instant::now(), scheduling, host_clock, fast: fast.clone() };
-        startup::serve_documents(status_listener, http_listener, status::source(describe.clone(), Describe::document))?;
+        startup::serve_documents(
+            status_listener,
+            http_listener,
+            status::source(describe.clone(), Describe::document),
+            None,
+        )?;
         tracing::info!(agent = describe.config.host.name, "started");
         startup::termination().await
     });
@@ -142,6 +147,8 @@ fn core_config(config: &AgentConfig) -> startgun_core::agent::AgentConfig {
         masters: config.masters.iter().map(master).collect(),
         max_expected_error: config.max_expected_error,
         max_bound: config.max_bound,
+        on_bad_clock: config.on_bad_clock,
+        max_lateness: config.max_lateness,
         exchange_interval: config.exchange_interval,
         horizon: HORIZON,
         limits: config.limits,

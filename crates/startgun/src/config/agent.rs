@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use startgun_core::agent::Limits;
+use startgun_core::agent::{Limits, OnBadClock};
 use startgun_core::clock::ClockSource;
 use startgun_core::control::{MAX_SERVICES, is_site_name};
 use startgun_core::time::Span;
@@ -24,6 +24,8 @@ const DEPARTURES_PER_S_MAX: i64 = 1_000_000;
 
 /// Ten seconds: further than any path on Earth, queues included.
 const PROPAGATION_MS: std::ops::RangeInclusive<f64> = 0.0..=10_000.0;
+/// Default of `max_lateness_ms`: that of a race's `late_tolerance_ms`.
+const MAX_LATENESS: Span = Span::from_millis(2);
 
 /// An agent's configuration.
 #[derive(Debug, Clone)]
@@ -48,6 +50,10 @@ pub struct AgentConfig {
     pub max_expected_error: Span,
     /// Ready only while the proven clock bound is at most this.
     pub max_bound: Span,
+    /// What it does while `max_expected_error` is exceeded.
+    pub on_bad_clock: OnBadClock,
+    /// It stands down when its recent departures were later than this.
+    pub max_lateness: Span,
     /// Greatest rate between two hosts' clocks, in parts per million.
     pub max_drift_ppm: u32,
     /// Whether it takes part in the mesh, where its certificate has a key for that.
@@ -114,6 +120,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
 
     let limits = root.section("limits").map_or_else(Limits::default, read_limits);
     let clock = root.section("clock").map_or_else(Clock::default, read_clock);
+    let max_lateness = root.section("departure").map_or(MAX_LATENESS, read_departure);
     let mut names = BTreeMap::new();
     let masters: Vec<_> =
         root.sections("master", MASTERS_MAX).into_iter().map(|section| read_master(section, &mut names)).collect();
@@ -134,6 +141,8 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
         host_time: clock.host_time,
         max_expected_error: clock.max_expected_error,
         max_bound: clock.max_bound,
+        on_bad_clock: clock.on_bad_clock,
+        max_lateness,
         max_drift_ppm: clock.max_drift_ppm,
         mesh: clock.mesh,
         exchange_interval: clock.exchange_interval,
@@ -181,11 +190,19 @@ fn read_limits(section: Section<'_>) -> Limits {
     limits
 }
 
+fn read_departure(section: Section<'_>) -> Span {
+    // Below 10 µs no kernel keeps it; more than a second late is no race any more.
+    let max_lateness = section.or("max_lateness_ms", MAX_LATENESS, |value| value.milliseconds(0.01..=1_000.0));
+    section.finish();
+    max_lateness
+}
+
 struct Clock {
     source: ClockSource,
     host_time: HostTimeOptions,
     max_expected_error: Span,
     max_bound: Span,
+    on_bad_clock: OnBadClock,
     max_drift_ppm: u32,
     mesh: bool,
     exchange_interval: Span,
@@ -198,6 +215,7 @@ impl Default for Clock {
             host_time: HostTimeOptions::default(),
             max_expected_error: Span::from_millis(3),
             max_bound: Span::from_millis(250),
+            on_bad_clock: OnBadClock::StandDown,
             max_drift_ppm: 200,
             mesh: true,
             exchange_interval: Span::from_millis(250),
@@ -228,6 +246,9 @@ fn read_clock(section: Section<'_>) -> Clock {
         host_time,
         max_expected_error: max_expected_error.unwrap_or(default.max_expected_error.min(max_bound)),
         max_bound,
+        on_bad_clock: section.or("on_bad_clock", default.on_bad_clock, |value| {
+            value.word(&[("stand-down", OnBadClock::StandDown), ("after", OnBadClock::After)])
+        }),
         max_drift_ppm: section
             .or("max_drift_ppm", default.max_drift_ppm, |value| value.integer(1..=10_000, "parts per million")),
         mesh: section.or("mesh", default.mesh, |value| value.boolean()),

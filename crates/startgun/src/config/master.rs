@@ -231,8 +231,7 @@ fn read_race(section: &Section<'_>, name: Option<CanonicalName>, max_total_delay
     // More than a second late is no race any more.
     let late_tolerance =
         section.or("late_tolerance_ms", Span::from_millis(2), |value| value.milliseconds(0.0..=1_000.0));
-    let transmit =
-        section.or("transmit", Transmit::At, |value| value.word(&[("at", Transmit::At), ("signal", Transmit::Signal)]));
+    let transmit = read_transmit(section);
     let fallback = match section.section("fallback") {
         Some(fallback) => read_addresses(fallback),
         None => section.missing("fallback", "a table with the addresses that the master answers when no agent can"),
@@ -242,6 +241,25 @@ fn read_race(section: &Section<'_>, name: Option<CanonicalName>, max_total_delay
         warn_of_fallback(section, fallback, sites);
     }
     Some(RaceConfig { name: name?, ttl_s, delay, transmit, late, late_tolerance, sites: sites?, fallback: fallback? })
+}
+
+fn read_transmit(section: &Section<'_>) -> Transmit {
+    let by_signal = section.or("transmit", false, |value| value.word(&[("at", false), ("signal", true)]));
+    let Some(value) = section.value("signal") else {
+        return if by_signal { Transmit::Signal } else { Transmit::At };
+    };
+    if !by_signal {
+        value.fault::<()>("a signal's name without transmit = \"signal\"", "both, or neither");
+    }
+    for key in ["delay_ms", "cover", "margin_ms"] {
+        if let Some(other) = section.value(key) {
+            other.fault::<()>(format!("{key} beside signal"), "no delay: the answers wait for the signal, at most 2 s");
+        }
+    }
+    match value.as_str().filter(|name| is_site_name(name)) {
+        Some(name) => Transmit::Held(name.into()),
+        None => value.wrong(SITE).unwrap_or_default(),
+    }
 }
 
 fn read_delay(section: &Section<'_>, max_total_delay: Span) -> Delay {

@@ -5,6 +5,7 @@ mod golden;
 use std::fs;
 
 use domain::base::Rtype;
+use startgun_core::agent::OnBadClock;
 use startgun_core::clock::ClockSource;
 use startgun_core::dns::{CanonicalName, Lookup};
 use startgun_core::master::{Delay, Stamp, Transmit};
@@ -97,7 +98,7 @@ fn the_samples_are_sound_and_mean_what_they_say() {
     assert_eq!(config.fallback_after, Span::from_millis(250));
     assert_eq!(config.service_addresses, ["203.0.113.53:53".parse().expect("an address")]);
     let race = &config.service.races[0];
-    assert_eq!((race.ttl_s, race.late, race.transmit), (30, LatePolicy::Drop, Transmit::At));
+    assert_eq!((race.ttl_s, race.late, &race.transmit), (30, LatePolicy::Drop, &Transmit::At));
     assert_eq!(race.delay, Delay::Cover { share: 1.0, margin: Span::from_millis(5) });
     assert_eq!(race.late_tolerance, Span::from_millis(2));
     assert_eq!(race.sites.keys().collect::<Vec<_>>(), ["frankfurt", "tokyo"]);
@@ -139,7 +140,7 @@ fn what_is_left_out_has_the_documented_default() {
     let default = &read_master(&MASTER.replace("cover = 0.9", "")).service.races[0];
     let race = &stated.service.races[0];
     assert_eq!((default.delay, default.ttl_s, default.late), (race.delay, race.ttl_s, race.late));
-    assert_eq!((default.transmit, default.late_tolerance), (race.transmit, race.late_tolerance));
+    assert_eq!((&default.transmit, default.late_tolerance), (&race.transmit, race.late_tolerance));
 
     let read_agent =
         |text: &str| read(Path::new("f.toml"), text, false, None, agent::read).expect("a sound text").config;
@@ -151,6 +152,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.limits.departures_per_prefix_per_s, stated.limits.departures_per_prefix_per_s);
     assert_eq!(config.limits.allow_private_destinations, stated.limits.allow_private_destinations);
     assert_eq!((config.max_expected_error, config.max_bound), (stated.max_expected_error, stated.max_bound));
+    assert_eq!((config.on_bad_clock, config.max_lateness), (stated.on_bad_clock, stated.max_lateness));
     assert_eq!((config.max_drift_ppm, config.exchange_interval), (stated.max_drift_ppm, stated.exchange_interval));
     assert_eq!((config.clock_source, stated.clock_source), (ClockSource::Auto, ClockSource::Auto));
     assert_eq!((config.host_time, stated.host_time), (HostTimeOptions::default(), HostTimeOptions::default()));
@@ -159,6 +161,21 @@ fn what_is_left_out_has_the_documented_default() {
     // A default never contradicts a value that was given.
     let low = read_agent(&AGENT.replace("= 1000", "= 50").replace("max_bound_ms = 100", "max_bound_ms = 1"));
     assert_eq!((low.limits.departures_per_prefix_per_s, low.max_expected_error), (50, Span::from_millis(1)));
+}
+
+#[test]
+fn bad_clocks_late_hosts_and_named_signals_are_read() {
+    let text = AGENT.replace("max_bound_ms = 100", "on_bad_clock = \"after\"\n[departure]\nmax_lateness_ms = 0.25");
+    let config = read(Path::new("f.toml"), &text, false, None, agent::read).expect("a sound text").config;
+    assert_eq!((config.on_bad_clock, config.max_lateness), (OnBadClock::After, Span::from_micros(250)));
+    for (keys, transmit) in [
+        ("transmit = \"signal\"", Transmit::Signal),
+        ("transmit = \"signal\"\nsignal = \"GO_1\"", Transmit::Held("GO_1".into())),
+    ] {
+        let text = MASTER.replace("cover = 0.9", keys);
+        let config = read(Path::new("f.toml"), &text, false, None, master::read).expect("a sound text").config;
+        assert_eq!(config.service.races[0].transmit, transmit);
+    }
 }
 
 #[test]

@@ -262,7 +262,7 @@ impl Stage {
             let status = self.master_status();
             let ready = status.as_ref().map_or(0, |master| {
                 let samples = |agent: &startgun_core::master::AgentStatus| {
-                    agent.report.as_ref().and_then(|report| report.clock).map_or(0, |clock| clock.samples)
+                    agent.report.as_ref().and_then(|report| report.clock.as_ref()).map_or(0, |clock| clock.samples)
                 };
                 master.agents.iter().filter(|agent| agent.racing && samples(agent) >= LEAST_SAMPLES).count()
             });

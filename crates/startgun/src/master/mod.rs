@@ -10,12 +10,13 @@ mod tcp;
 use crate::config::MasterConfig;
 use crate::control::tls::ServerTls;
 use crate::host_time::HostTimeText;
-use crate::status::{Document, MasterDocument, RaceDocument};
+use crate::status::{Answer, Document, MasterDocument, RaceDocument, Request};
 use crate::{config, host_time, startup, status};
 use control::RosterHandle;
 use shards::{ShardInput, ShardParts, Shards};
 use startgun_core::clock::host::UtcOnRace;
-use startgun_core::master::{Roster, RosterConfig, Shard, ShardConfig, SharedService};
+use startgun_core::histogram::Histogram;
+use startgun_core::master::{Roster, RosterConfig, Shard, ShardConfig, SharedService, Transmit};
 use startgun_core::time::{Epoch, RaceTime, Span};
 use startgun_core::wire::session::{CHALLENGE, SHARD_OFFSET};
 use startgun_net::host_clock::HostClock;
@@ -210,7 +211,9 @@ impl Listeners {
                 connections.clone(),
             ));
         }
-        startup::serve_documents(self.status, self.http, status::source(describe.clone(), Describe::document))
+        let source = status::source(describe.clone(), Describe::document);
+        let performer = status::performer(describe.clone(), Describe::perform);
+        startup::serve_documents(self.status, self.http, source, Some(performer))
     }
 }
 
@@ -230,10 +233,19 @@ impl Describe {
     async fn document(self) -> Document {
         let snapshot = self.shards.snapshot();
         let delays = snapshot.predetermined_delays.iter().copied().chain(std::iter::repeat(None));
-        let races = self.service.races.iter().zip(delays).map(|(race, delay)| RaceDocument {
+        let races = self.service.races.iter().zip(delays).zip(0u16..).map(|((race, delay), index)| RaceDocument {
             name: race.name.to_string(),
             predetermined_delay_ms: delay.map(Span::as_millis_f64),
+            signal: match &race.transmit {
+                Transmit::Held(name) => Some(name.to_string()),
+                Transmit::At | Transmit::Signal => None,
+            },
+            start_spread: snapshot.spreads.get(&index).and_then(Histogram::quantiles),
         });
+        let mut agents = self.roster.status().await;
+        for agent in &mut agents {
+            agent.lateness = snapshot.lateness.get(&agent.slot).and_then(Histogram::quantiles);
+        }
         Document::Master(MasterDocument {
             name: self.config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -242,10 +254,23 @@ impl Describe {
             shards: self.config.shards,
             services: self.config.service_addresses.clone(),
             host_clock: self.host_clock.get(),
-            agents: self.roster.status().await,
+            agents,
             races: races.collect(),
             open_races: snapshot.open_races,
             counters: snapshot.counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         })
+    }
+
+    /// Does what somebody asks for over the status socket.
+    async fn perform(self, request: Request) -> Answer {
+        let Request::Signal(name) = request;
+        let known = self.service.signals();
+        if !known.contains(name.as_str()) {
+            let reason = format!("no race waits for a signal of the name {name:?}");
+            return Answer::Refused { reason, known: known.into_iter().map(str::to_owned).collect() };
+        }
+        let signalled = self.shards.signal(&name).await;
+        tracing::info!(signal = name, races = signalled.races, agents = signalled.agents.len(), "signal fired");
+        Answer::Signalled { name, races: signalled.races, agents: signalled.agents.len() }
     }
 }

@@ -6,7 +6,8 @@
 
 use startgun_core::clock::host::UtcOnRace;
 use startgun_core::dns::MAX_ANSWER;
-use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, Slot};
+use startgun_core::histogram::Histogram;
+use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, Signalled, Slot};
 use startgun_core::time::{LocalTime, Span};
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::CHALLENGE;
@@ -20,6 +21,8 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Messages that may wait for a shard: every agent's view twice over, and a burst of validated sources.
 const INPUTS: usize = 4_096;
@@ -35,6 +38,9 @@ const MAX_AWAITED_STAMPS: usize = 4_096;
 /// (0.3 s) and of the wait for receipts (0.25 s), twice and more.
 const STOP_PATIENCE: Span = Span::from_millis(1_500);
 
+/// How long somebody who fires a signal waits for a shard's answer; a shard looks at its mailbox between two batches.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a shard is told.
 pub(super) enum ShardInput {
     /// The roster's newest word on an agent.
@@ -45,6 +51,8 @@ pub(super) enum ShardInput {
     Validated(IpAddr),
     /// Where UTC lies on this host's clock; nothing where no keeper of it can be believed.
     Utc(Option<UtcOnRace>),
+    /// Somebody fires the signal of this name, and wants to know what that reached.
+    Signal(Arc<str>, oneshot::Sender<Signalled>),
     /// End.
     Stop,
 }
@@ -55,6 +63,10 @@ pub(super) struct Snapshot {
     pub(super) counters: Counters,
     pub(super) open_races: usize,
     pub(super) predetermined_delays: Vec<Option<Span>>,
+    /// Start spread by race index.
+    pub(super) spreads: BTreeMap<u16, Histogram>,
+    /// Lateness by agent.
+    pub(super) lateness: BTreeMap<Slot, Histogram>,
 }
 
 struct Mailbox {
@@ -83,6 +95,26 @@ impl Shards {
         }
     }
 
+    /// Fires a signal on every shard at once; what that reached, all together. A shard that is stuck for longer than
+    /// [`SIGNAL_PATIENCE`] is left out of the sum, and fires when it can.
+    pub(super) async fn signal(&self, name: &str) -> Signalled {
+        let name: Arc<str> = name.into();
+        let tell = |mailbox: &Mailbox| {
+            let (reply, answer) = oneshot::channel();
+            mailbox.tell(ShardInput::Signal(Arc::clone(&name), reply));
+            answer
+        };
+        let answers: Vec<_> = self.0.iter().map(tell).collect();
+        let mut sum = Signalled::default();
+        for answer in answers {
+            if let Ok(Ok(signalled)) = tokio::time::timeout(SIGNAL_PATIENCE, answer).await {
+                sum.races += signalled.races;
+                sum.agents.extend(signalled.agents);
+            }
+        }
+        sum
+    }
+
     /// What all shards together show.
     pub(super) fn snapshot(&self) -> Snapshot {
         let mut sum = Snapshot::default();
@@ -92,6 +124,12 @@ impl Shards {
                 *sum.counters.entry(name).or_default() += count;
             }
             sum.open_races += snapshot.open_races;
+            for (index, spread) in &snapshot.spreads {
+                sum.spreads.entry(*index).or_default().merge(spread);
+            }
+            for (slot, lateness) in &snapshot.lateness {
+                sum.lateness.entry(*slot).or_default().merge(lateness);
+            }
             if sum.predetermined_delays.is_empty() {
                 sum.predetermined_delays = snapshot.predetermined_delays;
             }
@@ -184,6 +222,7 @@ impl ShardThread {
         while self.take_queries(batch) && self.clock.now() < end {
             self.work();
         }
+        self.parts.shard.handle_stop();
         self.work();
         while self.parts.shard.open_races() > 0 && self.clock.now() < end {
             self.waker.clear();
@@ -217,6 +256,9 @@ impl ShardThread {
                 Ok(ShardInput::AgentGone(slot)) => self.parts.shard.handle_agent_gone(slot),
                 Ok(ShardInput::Validated(source)) => self.parts.shard.handle_validated(self.clock.now(), source),
                 Ok(ShardInput::Utc(utc)) => self.parts.shard.handle_utc(utc),
+                Ok(ShardInput::Signal(name, reply)) => {
+                    let _ = reply.send(self.parts.shard.handle_signal(self.clock.now(), &name));
+                }
                 Ok(ShardInput::Stop) | Err(TryRecvError::Disconnected) => return true,
                 Err(TryRecvError::Empty) => return false,
             }
@@ -284,6 +326,8 @@ impl ShardThread {
             counters: shard.counters().clone(),
             open_races: shard.open_races(),
             predetermined_delays: shard.predetermined_delays(),
+            spreads: shard.spreads().clone(),
+            lateness: shard.lateness().clone(),
         };
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
     }

@@ -3,13 +3,14 @@
 //! True time is the master's clock. Every agent has a clock of its own, seconds off and drifting; every datagram from the
 //! master is opened by a tap with the agent's keys before the agent gets it.
 
-use startgun_core::agent::{Agent, AgentConfig, Departure, DepartureOutcome, Limits, MasterConfig, Output};
+use startgun_core::agent::{Agent, AgentConfig, Departure, DepartureOutcome, Limits, MasterConfig, OnBadClock, Output};
 use startgun_core::clock::ClockConfig;
 use startgun_core::control::{ForwardDelay, ToAgent};
 use startgun_core::dns::answer::Addresses;
 use startgun_core::dns::zone::{Record, ZoneSet};
 use startgun_core::master::{
-    AgentView, Arrival, Delay, Output as MasterOutput, RaceConfig, Service, Shard, ShardConfig, Stamp, Transmit,
+    AgentView, Arrival, Delay, Output as MasterOutput, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp,
+    Transmit,
 };
 use startgun_core::playbook::{LatePolicy, Playbook};
 use startgun_core::time::{Epoch, LocalTime, RaceTime, Span};
@@ -91,7 +92,7 @@ fn service(plan: &Plan) -> Service {
         name,
         ttl_s: 30,
         delay: plan.delay,
-        transmit: plan.transmit,
+        transmit: plan.transmit.clone(),
         late: plan.late,
         late_tolerance: plan.late_tolerance,
         sites: (0..plan.agents).map(|site| (format!("site{site}"), addresses(site_address(site)))).collect(),
@@ -252,10 +253,11 @@ impl World {
             site: format!("site{site}"),
             fast_path: fast_path(site),
             sessions: vec![binding(site)],
-            racing: true,
+            readiness: Readiness::AtInstant,
             services: vec![service_address()],
             playbook: playbook(site, &self.plan).version(),
             forward_delay: Some(ForwardDelay { p99: forward, greatest: forward, samples: 100 }),
+            round_trip: None,
             expected_error: clock.and_then(|clock| clock.expected_error).unwrap_or(Span::ZERO),
         });
     }
@@ -439,6 +441,8 @@ fn make_site(index: usize, now: LocalTime, clock: ClockConfig, plan: &Plan) -> S
         masters: vec![MasterConfig { name: "m1".into(), services: vec![service_address()], clock }],
         max_expected_error: Span::from_millis(3),
         max_bound: Span::from_millis(250),
+        on_bad_clock: OnBadClock::StandDown,
+        max_lateness: Span::from_millis(2),
         exchange_interval: Span::from_millis(250),
         horizon: Span::from_secs(1),
         limits: Limits::default(),

@@ -348,6 +348,7 @@ fn report((forward, expected_error): (Span, Span)) -> AgentReport {
     };
     AgentReport {
         stand_down: None::<StandDown>,
+        by_after: None,
         clock: Some(clock),
         forward_delay: Some(ForwardDelay { p99: forward, greatest: forward, samples: 100 }),
         lateness: None,

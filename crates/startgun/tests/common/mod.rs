@@ -270,7 +270,7 @@ impl Stage {
     pub fn agent_toml(&self, index: usize, name: &str, tables: &str, keys: &str) -> String {
         format!(
             "role = \"agent\"\nname = \"{name}\"\nfast_path_listen = \"{}\"\nstate_dir = \"state-{name}\"\n\
-             status_socket = \"{name}.sock\"\n{}{tables}\n[limits]\nallow_private_destinations = true\n[[master]]\nname = \"m1\"\n\
+             status_socket = \"{name}.sock\"\n{}{tables}\n[limits]\nallow_private_destinations = true\n[departure]\nmax_lateness_ms = 1000\n[[master]]\nname = \"m1\"\n\
              control = \"{}\"\nservice_addresses = [\"{}\"]\n{keys}\n",
             self.agent_fast(index),
             fleet_toml(name),

@@ -30,6 +30,10 @@ pub const FALLBACK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
 pub const RACED: &str = "www.example.org";
 /// Raced 300 ms after the query, so that there is time to do something in between.
 pub const SLOW: &str = "slow.example.org";
+/// Waits for the signal `go`.
+pub const HELD: &str = "held.example.org";
+/// As above.
+pub const HELD_TOO: &str = "too.example.org";
 /// Has a TXT record of some 200 bytes, answered by the master.
 pub const PLAIN: &str = "text.example.org";
 
@@ -109,7 +113,7 @@ impl Fleet {
     fn write_agent(&self, name: &str, clock: &str) {
         let toml = format!(
             "role = \"agent\"\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nstatus_socket = \"{name}.sock\"\n\
-             http_listen = \"127.0.0.1:9530\"\n[clock]\nexchange_interval_ms = 50\n{clock}\n\
+             http_listen = \"127.0.0.1:9530\"\n[departure]\nmax_lateness_ms = 1000\n[clock]\nexchange_interval_ms = 50\n{clock}\n\
              [fleet]\nca = \"{name}/ca.crt\"\ncertificate = \"{name}/{name}.crt\"\nkey = \"{name}/{name}.key\"\n\
              [[master]]\nname = \"m1\"\ncontrol = \"{CONTROL}\"\nservice_addresses = [\"{SERVICE}\"]\n"
         );
@@ -318,6 +322,28 @@ a = ["192.0.2.120"]
 name = "slow.example.org."
 delay_ms = 300
 late_tolerance_ms = 50
+[race.fallback]
+a = ["192.0.2.130"]
+[race.sites.tokyo]
+a = ["192.0.2.110"]
+[race.sites.frankfurt]
+a = ["192.0.2.120"]
+
+[[race]]
+name = "held.example.org."
+transmit = "signal"
+signal = "go"
+[race.fallback]
+a = ["192.0.2.130"]
+[race.sites.tokyo]
+a = ["192.0.2.110"]
+[race.sites.frankfurt]
+a = ["192.0.2.120"]
+
+[[race]]
+name = "too.example.org."
+transmit = "signal"
+signal = "go"
 [race.fallback]
 a = ["192.0.2.130"]
 [race.sites.tokyo]

@@ -60,6 +60,8 @@ pub(super) fn config() -> AgentConfig {
         ],
         max_expected_error: Span::from_millis(3),
         max_bound: Span::from_millis(250),
+        on_bad_clock: OnBadClock::StandDown,
+        max_lateness: Span::from_millis(2),
         exchange_interval: Span::from_millis(250),
         horizon: Span::from_secs(1),
         mesh: None,

@@ -1,15 +1,17 @@
 //! The agents as one shard sees them: who is ready, how far away, with which keys.
 
 use super::Output;
+use super::races::Ordered;
+use crate::agent::HOLD;
 use crate::clock::host::UtcOnRace;
 use crate::control::ForwardDelay;
-use crate::master::{Delay, MAX_AGENTS, SharedService, Slot};
-use crate::playbook::PlaybookVersion;
+use crate::master::{Delay, MAX_AGENTS, RaceConfig, Readiness, SharedService, Slot, Transmit};
+use crate::playbook::{LatePolicy, PlaybookVersion};
 use crate::time::{Epoch, RaceTime, Span};
 use crate::wire::session::{self, MAX_PLAIN};
-use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Order, Sealer, SessionId};
+use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Order, Sealer, SessionId, TransmitIdentifier};
 use domain::base::Rtype;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 /// What the master needs between receiving a query and its orders leaving, and an agent between receiving an order and
@@ -27,14 +29,16 @@ pub struct AgentView {
     pub fast_path: SocketAddr,
     /// Its sessions, oldest first; the last is used for sending.
     pub sessions: Vec<Binding>,
-    /// Whether it has reported itself ready and has passed what was asked of it.
-    pub racing: bool,
+    /// Which races it can be ordered to run.
+    pub readiness: Readiness,
     /// The service addresses whose source self-test it passed.
     pub services: Vec<SocketAddr>,
     /// The playbook version that it acknowledged.
     pub playbook: PlaybookVersion,
-    /// How long orders take to it.
+    /// How long orders take to it, by its clock.
     pub forward_delay: Option<ForwardDelay>,
+    /// Its least round trip to the master.
+    pub round_trip: Option<Span>,
     /// Its statistical clock error.
     pub expected_error: Span,
 }
@@ -109,21 +113,27 @@ impl Agents {
     fn runners(&self, index: u16, rtype: Rtype) -> impl Iterator<Item = &Agent> {
         let race = self.service.races.get(usize::from(index));
         self.agents.values().filter(move |agent| {
-            let serves = |race: &crate::master::RaceConfig| {
-                race.sites.get(&agent.view.site).is_some_and(|addresses| addresses.serve(rtype))
+            let runs = |race: &RaceConfig| {
+                let needed = if race.transmit.is_signal() { Readiness::BySignal } else { Readiness::ByAfter };
+                let serves = race.sites.get(&agent.view.site).is_some_and(|addresses| addresses.serve(rtype));
+                agent.view.readiness >= needed && serves
             };
-            agent.view.racing && race.is_some_and(serves)
+            race.is_some_and(runs)
         })
     }
 
-    /// By when each runner has its order, soonest first; `greatest` takes the window's maximum, not its percentile.
+    /// By when each runner has its order, soonest first; `greatest` takes the window's maximum, not its percentile. An
+    /// agent whose clock cannot tell counts with half of its round trip, and not at all before the first one.
     fn reached(&self, index: u16, rtype: Rtype, greatest: bool, service: Option<SocketAddr>) -> Vec<Span> {
         let mut reached: Vec<Span> = self
             .runners(index, rtype)
             .filter(|agent| service.is_none_or(|service| agent.view.services.contains(&service)))
-            .filter_map(|agent| {
-                let delay = agent.view.forward_delay?;
-                Some(if greatest { delay.greatest } else { delay.p99 } + agent.view.expected_error + PROCESSING)
+            .filter_map(|agent| match agent.view.readiness {
+                Readiness::AtInstant => {
+                    let delay = agent.view.forward_delay?;
+                    Some(if greatest { delay.greatest } else { delay.p99 } + agent.view.expected_error + PROCESSING)
+                }
+                _ => Some(agent.view.round_trip?.half() + PROCESSING),
             })
             .collect();
         reached.sort_unstable();
@@ -142,15 +152,23 @@ impl Agents {
 
     fn delay_at(&self, index: u16, rtype: Rtype, service: Option<SocketAddr>) -> Option<Span> {
         let race = self.service.races.get(usize::from(index))?;
+        let speaks = |agent: &Agent| service.is_none_or(|service| agent.view.services.contains(&service));
+        if !self.runners(index, rtype).any(speaks) {
+            return None;
+        }
+        if matches!(race.transmit, Transmit::Held(_)) {
+            return Some(HOLD);
+        }
         let delay = match race.delay {
-            Delay::Fixed(delay) => {
-                self.reached(index, rtype, false, service).first()?;
-                delay
-            }
+            Delay::Fixed(delay) => delay,
             Delay::Cover { share, margin } => {
                 let reached = self.reached(index, rtype, share >= 1.0, service);
                 let covered = (share * reached.len() as f64).ceil() as usize;
-                *reached.get(covered.max(1) - 1)? + margin
+                match reached.get(covered.max(1) - 1) {
+                    Some(reached) => *reached + margin,
+                    // By signal, from agents of which no delay is known yet.
+                    None => self.max_total_delay,
+                }
             }
         };
         Some(delay.min(self.max_total_delay))
@@ -162,24 +180,38 @@ impl Agents {
         reached.get(reached.len().div_ceil(2).max(1) - 1).copied().unwrap_or(Span::MAX)
     }
 
-    /// Gathers one order for every runner; who they are.
+    /// Gathers one order for every runner; who they are, and how many were left out because their order would come too
+    /// late. An agent with a bad clock is told a span instead of the instant: T less the order's way, half of the
+    /// round trip.
     pub(super) fn order(
         &mut self,
         order: &Order<'_>,
         index: u16,
         rtype: Rtype,
         outputs: &mut VecDeque<Output>,
-    ) -> BTreeSet<Slot> {
-        let slots: BTreeSet<Slot> = self
-            .runners(index, rtype)
-            .filter(|agent| agent.view.services.contains(&order.service))
-            .map(|agent| agent.view.slot)
-            .collect();
-        for slot in &slots {
-            let playbook = self.agents[slot].view.playbook;
-            self.gather(*slot, &Frame::Order(Order { playbook, ..order.clone() }), outputs);
+    ) -> (BTreeMap<Slot, Ordered>, u64) {
+        let (mut ordered, mut withheld) = (BTreeMap::new(), 0);
+        let mut frames = Vec::new();
+        for agent in self.runners(index, rtype).filter(|agent| agent.view.services.contains(&order.service)) {
+            let mut own = Order { playbook: agent.view.playbook, ..order.clone() };
+            let mut kind = if matches!(order.transmit, TransmitIdentifier::On(_)) { Ordered::On } else { Ordered::At };
+            if let (TransmitIdentifier::At(t), Readiness::ByAfter) = (order.transmit, agent.view.readiness) {
+                let Some(round_trip) = agent.view.round_trip else { continue };
+                let span = t - (order.sent + round_trip.half());
+                // It has no clock to see that it would be late: the master sees to the policy.
+                let race = &self.service.races[usize::from(index)];
+                if race.late == LatePolicy::Drop && -span > race.late_tolerance {
+                    withheld += 1;
+                    continue;
+                }
+                own.transmit = TransmitIdentifier::After(span.max(Span::ZERO));
+                kind = Ordered::After;
+            }
+            ordered.insert(agent.view.slot, kind);
+            frames.push((agent.view.slot, own));
         }
-        slots
+        frames.into_iter().for_each(|(slot, own)| self.gather(slot, &Frame::Order(own), outputs));
+        (ordered, withheld)
     }
 
     /// Whose session it is.
@@ -187,9 +219,9 @@ impl Agents {
         self.sessions.get(&id).map(|session| session.slot)
     }
 
-    /// Gathers a race's signal for every runner.
-    pub(super) fn signal(&mut self, id: u64, index: u16, rtype: Rtype, outputs: &mut VecDeque<Output>) {
-        let slots: Vec<Slot> = self.runners(index, rtype).map(|agent| agent.view.slot).collect();
+    /// Gathers a signal for every agent that was ordered to wait for it, also one that has stood down since: it still
+    /// holds its answer.
+    pub(super) fn signal(&mut self, id: u64, slots: impl Iterator<Item = Slot>, outputs: &mut VecDeque<Output>) {
         for slot in slots {
             self.gather(slot, &Frame::Signal { id }, outputs);
         }

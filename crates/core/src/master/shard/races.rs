@@ -1,14 +1,16 @@
 //! The races that are open, by resolver and question, and when each is due for what.
 
 use super::Arrival;
+use crate::histogram::Histogram;
 use crate::master::{Slot, Transmit};
 use crate::time::{LocalTime, RaceTime, Span};
-use crate::wire::{Order, Receipt, TransmitIdentifier};
+use crate::wire::{Order, Receipt, ReceiptOutcome, TransmitIdentifier};
 use domain::base::Rtype;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-/// Most races open at once: 100,000 per second × 0.55 s of life on one core, rounded up; 65,536 × about 1 KiB.
+/// Most races open at once: 100,000 per second × 0.55 s of life on one core, rounded up; 65,536 × about 1 KiB. Of races
+/// that are held for a signal, which live 2.25 s, 29,000 can be opened per second.
 pub(super) const MAX_OPEN_RACES: usize = 65_536;
 /// Most times that one race's orders are amended: no resolver repeats a query more often within half a second.
 const MAX_REVISION: u8 = 8;
@@ -26,28 +28,79 @@ pub(super) struct Key {
 }
 
 /// A race to be opened.
-pub(super) struct Opened {
+pub(super) struct Opened<'a> {
     pub(super) key: Key,
     pub(super) index: u16,
     pub(super) transmit_at: RaceTime,
-    pub(super) transmit: Transmit,
+    pub(super) transmit: &'a Transmit,
     pub(super) close_after: Span,
+}
+
+/// What makes one race's answers depart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// T.
+    At,
+    /// The signal of the race's own number, at T.
+    Signal,
+    /// The signal with this id, whenever somebody fires it; shared with all races that wait for the same.
+    Held(u64),
+}
+
+/// How an agent was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ordered {
+    /// At T.
+    At,
+    /// A span after the order.
+    After,
+    /// By signal.
+    On,
+}
+
+/// What a receipt says of its race.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Noted {
+    /// How its agent was ordered.
+    pub(super) ordered: Ordered,
+    /// It was the last, and no answer departed.
+    pub(super) nobody_departed: bool,
+}
+
+/// The departures of one race that the kernel has stamped, as lateness by each agent's own clock. Agents by `After` are
+/// not among them: they have no clock that could tell.
+#[derive(Clone, Copy, Debug)]
+struct Departures {
+    earliest: Span,
+    latest: Span,
+    count: usize,
+}
+
+impl Departures {
+    const NONE: Departures = Departures { earliest: Span::MAX, latest: Span::MIN, count: 0 };
+
+    fn add(&mut self, lateness: Span) {
+        self.earliest = self.earliest.min(lateness);
+        self.latest = self.latest.max(lateness);
+        self.count += 1;
+    }
 }
 
 struct Race {
     key: Key,
     index: u16,
     transmit_at: RaceTime,
-    transmit: Transmit,
+    start: Start,
     close_at: LocalTime,
     revision: u8,
     /// The newest query of this race.
     arrival: Arrival,
     id: u16,
     /// Agents whose receipt is awaited: each has one word, and only on what it was ordered to do.
-    awaited: BTreeSet<Slot>,
+    awaited: BTreeMap<Slot, Ordered>,
     ordered: usize,
     departed: usize,
+    departures: Departures,
     answered: bool,
 }
 
@@ -67,6 +120,8 @@ pub(super) enum Repeat {
 pub(super) enum Due {
     /// Its signal.
     Signal,
+    /// The master's own answer, because the signal that it was held for has not been fired.
+    Unsignalled,
     /// The master's own answer, where nothing settled it, and its end.
     Close,
 }
@@ -75,6 +130,10 @@ pub(super) struct Races {
     by_id: BTreeMap<u64, Race>,
     by_key: BTreeMap<Key, u64>,
     due: BTreeSet<(LocalTime, u64, Due)>,
+    /// By race index: the signal's id, and which races wait for it. As many races as are in `by_id`, at most.
+    held: BTreeMap<u16, (u64, BTreeSet<u64>)>,
+    /// Start spread by race index; at most [`MAX_RACES`](crate::playbook::MAX_RACES) of 1.6 KB.
+    spreads: BTreeMap<u16, Histogram>,
     next: u64,
 }
 
@@ -87,6 +146,8 @@ impl Races {
             by_id: BTreeMap::new(),
             by_key: BTreeMap::new(),
             due: BTreeSet::new(),
+            held: BTreeMap::new(),
+            spreads: BTreeMap::new(),
             next: u64::from(shard) << SHARD_SHIFT | start,
         }
     }
@@ -108,7 +169,7 @@ impl Races {
     }
 
     /// Opens a race; `None` when the table is full.
-    pub(super) fn open(&mut self, opened: Opened, arrival: &Arrival) -> Option<u64> {
+    pub(super) fn open(&mut self, opened: Opened<'_>, arrival: &Arrival) -> Option<u64> {
         if self.by_id.len() >= MAX_OPEN_RACES {
             return None;
         }
@@ -116,23 +177,35 @@ impl Races {
         let number = self.next;
         let t = opened.transmit_at.to_master();
         let close_at = t + opened.close_after;
-        if opened.transmit == Transmit::Signal {
-            self.due.insert((t, number, Due::Signal));
-        }
+        let start = match opened.transmit {
+            Transmit::At => Start::At,
+            Transmit::Signal => {
+                self.due.insert((t, number, Due::Signal));
+                Start::Signal
+            }
+            Transmit::Held(_) => {
+                self.due.insert((t, number, Due::Unsignalled));
+                // The first race that waits lends its number to the signal, so no id comes twice.
+                let (id, races) = self.held.entry(opened.index).or_insert_with(|| (number, BTreeSet::new()));
+                races.insert(number);
+                Start::Held(*id)
+            }
+        };
         self.due.insert((close_at, number, Due::Close));
         self.by_key.insert(opened.key.clone(), number);
         let race = Race {
             key: opened.key,
             index: opened.index,
             transmit_at: opened.transmit_at,
-            transmit: opened.transmit,
+            start,
             close_at,
             revision: 0,
             id: message_id(arrival),
             arrival: arrival.clone(),
-            awaited: BTreeSet::new(),
+            awaited: BTreeMap::new(),
             ordered: 0,
             departed: 0,
+            departures: Departures::NONE,
             answered: false,
         };
         self.by_id.insert(number, race);
@@ -155,7 +228,7 @@ impl Races {
             race.id = message_id(arrival);
             race.arrival = arrival.clone();
             race.awaited.clear();
-            (race.ordered, race.departed) = (0, 0);
+            (race.ordered, race.departed, race.departures) = (0, 0, Departures::NONE);
         }
     }
 
@@ -165,9 +238,10 @@ impl Races {
         Some(Order {
             race: number,
             revision: race.revision,
-            transmit: match race.transmit {
-                Transmit::At => TransmitIdentifier::At(race.transmit_at),
-                Transmit::Signal => TransmitIdentifier::On(number),
+            transmit: match race.start {
+                Start::At => TransmitIdentifier::At(race.transmit_at),
+                Start::Signal => TransmitIdentifier::On(number),
+                Start::Held(id) => TransmitIdentifier::On(id),
             },
             sent,
             playbook: 0,
@@ -178,23 +252,62 @@ impl Races {
         })
     }
 
-    pub(super) fn note_ordered(&mut self, number: u64, agents: BTreeSet<Slot>) {
+    pub(super) fn note_ordered(&mut self, number: u64, agents: BTreeMap<Slot, Ordered>) {
         if let Some(race) = self.by_id.get_mut(&number) {
             race.ordered = agents.len();
             race.awaited = agents;
         }
     }
 
-    /// Takes in an agent's receipt; `true` when it was the last and no answer departed.
-    pub(super) fn note_receipt(&mut self, agent: Slot, receipt: &Receipt) -> bool {
-        let Some(race) = self.by_id.get_mut(&receipt.race).filter(|race| race.revision == receipt.revision) else {
-            return false;
-        };
-        if !race.awaited.remove(&agent) {
-            return false;
-        }
+    /// Takes in an agent's receipt; `None` for one that nobody awaits.
+    pub(super) fn note_receipt(&mut self, agent: Slot, receipt: &Receipt) -> Option<Noted> {
+        let race = self.by_id.get_mut(&receipt.race).filter(|race| race.revision == receipt.revision)?;
+        let ordered = race.awaited.remove(&agent)?;
         race.departed += usize::from(receipt.outcome.is_departed());
-        race.departed == 0 && race.awaited.is_empty()
+        if receipt.outcome == ReceiptOutcome::Departed && ordered == Ordered::At {
+            race.departures.add(receipt.lateness);
+        }
+        Some(Noted { ordered, nobody_departed: race.departed == 0 && race.awaited.is_empty() })
+    }
+
+    /// The agents that were ordered to run a race and have not said what became of it.
+    pub(super) fn awaited(&self, number: u64) -> impl Iterator<Item = Slot> {
+        self.by_id.get(&number).into_iter().flat_map(|race| race.awaited.keys().copied())
+    }
+
+    /// Somebody fires the signal that the races of this index wait for: T is now. Its id, how many races there are, and
+    /// which agents wait; `None` when no race does.
+    pub(super) fn fire(&mut self, index: u16, now: LocalTime) -> Option<(u64, usize, BTreeSet<Slot>)> {
+        let (id, races) = self.held.remove(&index)?;
+        let mut agents = BTreeSet::new();
+        let mut count = 0;
+        for number in races {
+            let Some(race) = self.by_id.get_mut(&number) else { continue };
+            let close_at = now + (race.close_at - race.transmit_at.to_master());
+            self.due.remove(&(race.transmit_at.to_master(), number, Due::Unsignalled));
+            self.due.remove(&(race.close_at, number, Due::Close));
+            self.due.insert((close_at, number, Due::Close));
+            (race.transmit_at, race.close_at) = (RaceTime::of_master(now), close_at);
+            agents.extend(race.awaited.keys().copied());
+            count += 1;
+        }
+        Some((id, count, agents))
+    }
+
+    /// The races that wait for a named signal.
+    pub(super) fn waiting(&self) -> Vec<u64> {
+        self.held.values().flat_map(|(_, races)| races.iter().copied()).collect()
+    }
+
+    /// A race that was held for a signal waits for it no longer.
+    pub(super) fn give_up_waiting(&mut self, number: u64) {
+        let Some(index) = self.by_id.get(&number).map(|race| race.index) else { return };
+        if let Some((_, races)) = self.held.get_mut(&index) {
+            races.remove(&number);
+            if races.is_empty() {
+                self.held.remove(&index);
+            }
+        }
     }
 
     /// The master answers this (repeated) query itself: the race is answered.
@@ -221,7 +334,16 @@ impl Races {
         if let Some(race) = self.by_id.remove(&number) {
             self.by_key.remove(&race.key);
             self.due.remove(&(race.close_at, number, Due::Close));
+            if race.departures.count >= 2 {
+                let spread = race.departures.latest - race.departures.earliest;
+                self.spreads.entry(race.index).or_default().record(spread);
+            }
         }
+    }
+
+    /// The start spreads of the races that were closed, by race index.
+    pub(super) fn spreads(&self) -> &BTreeMap<u16, Histogram> {
+        &self.spreads
     }
 
     pub(super) fn pop_due(&mut self, now: LocalTime) -> Option<(u64, Due)> {

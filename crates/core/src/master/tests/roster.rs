@@ -3,7 +3,7 @@
 mod bench;
 
 use crate::control::{AgentReport, MAX_SERVICES, PROTOCOL, StandDown, ToAgent, ToMaster};
-use crate::master::{AgentView, MAX_AGENTS};
+use crate::master::{AgentView, MAX_AGENTS, Readiness};
 use crate::time::{Epoch, Span};
 use crate::wire::session::CHALLENGE;
 use bench::{Bench, REKEY, address, good_report, service, shared};
@@ -45,7 +45,7 @@ fn an_agent_races_after_the_last_step_and_not_before() {
     assert_eq!(bench.reason(), None);
 
     let view = heard.published.last().expect("the shards are told");
-    assert!(view.racing);
+    assert!((view.readiness == Readiness::AtInstant));
     assert_eq!(view.fast_path, address("203.0.113.7:5400"), "the connection's address, the hello's port");
     assert_eq!((view.site.as_str(), &view.services[..]), ("tokyo", &[service()][..]));
     assert_eq!(view.sessions.len(), 1);
@@ -115,7 +115,9 @@ fn a_passed_test_is_repeated_while_the_agent_goes_on_racing() {
     let heard = bench.wait(Span::from_secs(6), Some(slot));
     let token = heard.token().expect("a repeated test after 300 s");
     assert_eq!(bench.reason(), None, "still racing");
-    assert!(heard.published.iter().all(|view| view.racing && view.services == [service()]));
+    assert!(
+        heard.published.iter().all(|view| (view.readiness == Readiness::AtInstant) && view.services == [service()])
+    );
     bench.challenge(service(), token);
     assert_eq!(bench.reason(), None);
 
@@ -124,7 +126,7 @@ fn a_passed_test_is_repeated_while_the_agent_goes_on_racing() {
     assert!(heard.said.contains(&ToAgent::Tested { service: service(), passed: false }));
     assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestFailed.text()));
     let last = heard.published.last().expect("the shards are told");
-    assert!(!last.racing && last.services.is_empty());
+    assert!(last.readiness == Readiness::Unreachable && last.services.is_empty());
 }
 
 #[test]
@@ -132,13 +134,13 @@ fn an_agent_without_reports_stops_racing_and_comes_back_with_one() {
     let mut bench = Bench::new();
     let (slot, _) = bench.racing();
     let heard = bench.wait(Span::from_millis(3_500), None);
-    assert!(heard.published.iter().all(|view| view.racing));
+    assert!(heard.published.iter().all(|view| view.readiness == Readiness::AtInstant));
     assert_eq!(bench.reason(), None);
     let heard = bench.wait(Span::from_millis(250), None);
-    assert!(!heard.published.last().expect("the shards are told").racing);
+    assert!(heard.published.last().expect("the shards are told").readiness != Readiness::AtInstant);
     assert_eq!(bench.reason().as_deref(), Some("no report for 3.5 s"));
     let heard = bench.say(slot, ToMaster::Report(good_report()));
-    assert!(heard.published.last().expect("the shards are told").racing);
+    assert!(heard.published.last().expect("the shards are told").readiness == Readiness::AtInstant);
 }
 
 #[test]
@@ -159,7 +161,7 @@ fn new_keys_send_once_acknowledged_and_old_ones_open_ten_seconds_more() {
     let heard = bench.wait(Span::from_millis(500), Some(slot));
     assert_eq!(ids(heard.published.last().expect("told")), [second]);
     assert_eq!(bench.reason(), None);
-    assert_eq!(heard.published.last().map(|view| view.racing), Some(true));
+    assert_eq!(heard.published.last().map(|view| view.readiness == Readiness::AtInstant), Some(true));
 }
 
 #[test]
@@ -244,4 +246,47 @@ fn the_roster_is_bounded() {
         bench.roster.handle_connected(bench.now, "agent-5", [203, 0, 113, 7].into(), Vec::new()).is_some(),
         "a known one may"
     );
+}
+
+#[test]
+fn an_agent_whose_timing_is_in_doubt_still_runs_what_needs_none() {
+    let timing = [
+        StandDown::ClockUnset,
+        StandDown::ClockStepped,
+        StandDown::SourcesDisagree,
+        StandDown::ExpectedError,
+        StandDown::Bound,
+        StandDown::Lateness,
+    ];
+    let mut bench = Bench::new();
+    let (slot, _) = bench.racing();
+    for reason in timing {
+        let heard = bench.say(slot, ToMaster::Report(AgentReport { stand_down: Some(reason), ..good_report() }));
+        let status = &bench.roster.status(bench.now)[0];
+        assert_eq!((status.readiness, status.racing), (Readiness::BySignal, false), "{reason:?}");
+        assert_eq!(status.reason.as_deref(), Some(reason.text()));
+        let published = heard.published.last().map(|view| view.readiness);
+        assert!(published.is_none_or(|readiness| readiness == Readiness::BySignal), "{reason:?}");
+    }
+    bench.say(slot, ToMaster::Report(AgentReport { stand_down: Some(StandDown::NoSession), ..good_report() }));
+    assert_eq!(bench.roster.status(bench.now)[0].readiness, Readiness::Unreachable);
+}
+
+#[test]
+fn an_agent_races_by_after_once_its_round_trip_is_known() {
+    let mut bench = Bench::new();
+    let (slot, _) = bench.racing();
+    let by_after = AgentReport { by_after: Some(StandDown::ExpectedError), ..good_report() };
+    bench.say(slot, ToMaster::Report(by_after.clone()));
+    assert_eq!(bench.reason().as_deref(), Some("round trip not yet measured"));
+    let clock = by_after
+        .clock
+        .clone()
+        .map(|clock| crate::control::ClockFigures { least_round_trip: Some(Span::from_millis(60)), ..clock });
+    let heard = bench.say(slot, ToMaster::Report(AgentReport { clock, forward_delay: None, ..by_after }));
+    let status = &bench.roster.status(bench.now)[0];
+    assert_eq!((status.readiness, status.racing), (Readiness::ByAfter, true));
+    assert_eq!(status.reason.as_deref(), Some(StandDown::ExpectedError.text()));
+    let view = heard.published.last().expect("the shards are told");
+    assert_eq!((view.readiness, view.round_trip), (Readiness::ByAfter, Some(Span::from_millis(60))));
 }

@@ -2,4 +2,5 @@
 
 mod admission;
 mod bench;
+mod identifiers;
 mod races;

@@ -242,6 +242,17 @@ f.toml:22:10: zone[0].records: found a quote and no end of it, expected a closin
         ),
         (
             "cover = 0.9",
+            "transmit = \"signal\"\nsignal = \"go go\"",
+            "f.toml:28:10: race[0].signal: found \"go go\", expected 1 to 63 of A-Z, a-z, 0-9, - and _",
+        ),
+        (
+            "cover = 0.9",
+            "signal = \"go\"\ncover = 0.9",
+            "f.toml:27:10: race[0].signal: found a signal's name without transmit = \"signal\", expected both, or neither
+f.toml:28:9: race[0].cover: found cover beside signal, expected no delay: the answers wait for the signal, at most 2 s",
+        ),
+        (
+            "cover = 0.9",
             "delay_ms = 400",
             "f.toml:27:12: race[0].delay_ms: found 400, expected milliseconds, a number from 0 to 300 (max_total_delay_ms)",
         ),
@@ -313,6 +324,16 @@ fn faulty_agents_are_refused_in_these_words() {
             "max_bound_ms = 100",
             "max_bound_ms = 2\nmax_expected_error_ms = 2.5",
             "f.toml:14:25: clock.max_expected_error_ms: found 2.5, above max_bound_ms, 2, expected at most the bound: no error exceeds what is proven",
+        ),
+        (
+            "max_bound_ms = 100",
+            "on_bad_clock = \"hope\"",
+            "f.toml:13:16: clock.on_bad_clock: found \"hope\", expected \"stand-down\" or \"after\"",
+        ),
+        (
+            "max_bound_ms = 100",
+            "[departure]\nmax_lateness_ms = 0",
+            "f.toml:14:19: departure.max_lateness_ms: found 0, expected milliseconds, a number from 0.01 to 1000",
         ),
         (
             "max_bound_ms = 100",

@@ -162,6 +162,7 @@ impl Bench {
 pub(super) fn good_report() -> AgentReport {
     AgentReport {
         stand_down: None,
+        by_after: None,
         clock: Some(ClockFigures {
             offset: Span::ZERO,
             bound: Some(Span::from_millis(20)),

@@ -5,7 +5,8 @@ use crate::dns::answer::Addresses;
 use crate::dns::answer::tests::query_bytes;
 use crate::dns::zone::tests::zones;
 use crate::master::{
-    AgentView, Arrival, Delay, Output, RaceConfig, Service, Shard, ShardConfig, SharedService, Slot, Stamp, Transmit,
+    AgentView, Arrival, Delay, Output, RaceConfig, Readiness, Service, Shard, ShardConfig, SharedService, Slot, Stamp,
+    Transmit,
 };
 use crate::playbook::LatePolicy;
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
@@ -80,10 +81,11 @@ pub(super) fn view(slot: Slot, forward: Span) -> AgentView {
         site: format!("site{}", slot - 1),
         fast_path: SocketAddr::from(([192, 0, 2, slot as u8], 5_400)),
         sessions: vec![binding(u64::from(slot))],
-        racing: true,
+        readiness: Readiness::AtInstant,
         services: vec![address("198.51.100.1:53")],
         playbook: 70 + u64::from(slot),
         forward_delay: Some(ForwardDelay { p99: forward, greatest: forward + Span::from_millis(4), samples: 100 }),
+        round_trip: Some(forward + forward),
         expected_error: Span::from_micros(500),
     }
 }
@@ -94,7 +96,9 @@ pub(super) struct Ordered {
     pub(super) to: SocketAddr,
     pub(super) race: u64,
     pub(super) revision: u8,
+    /// T; zero for an order by something else.
     pub(super) at: RaceTime,
+    pub(super) transmit: TransmitIdentifier,
     pub(super) sent: RaceTime,
     pub(super) playbook: u64,
     pub(super) client: SocketAddr,
@@ -115,6 +119,7 @@ pub(super) struct Heard {
     pub(super) datagrams: Vec<Vec<u8>>,
     pub(super) sync_replies: Vec<(u32, RaceTime, RaceTime, (u32, RaceTime))>,
     pub(super) sync_signals: usize,
+    pub(super) signals: Vec<u64>,
 }
 
 impl Bench {
@@ -172,8 +177,9 @@ impl Bench {
                         revision: order.revision,
                         at: match order.transmit {
                             TransmitIdentifier::At(at) => at,
-                            other => panic!("{other:?}"),
+                            TransmitIdentifier::After(_) | TransmitIdentifier::On(_) => RaceTime::from_nanos(0),
                         },
+                        transmit: order.transmit,
                         sent: order.sent,
                         playbook: order.playbook,
                         client: order.client,
@@ -183,6 +189,7 @@ impl Bench {
                         heard.sync_replies.push((exchange, received, replied, previous));
                     }
                     Frame::SyncSignal { .. } => heard.sync_signals += 1,
+                    Frame::Signal { id } => heard.signals.push(id),
                     other => panic!("{other:?} from a master"),
                 }
             }

@@ -5,7 +5,7 @@ use super::bench::{
 };
 use crate::dns::answer::tests::query_bytes;
 use crate::master::MAX_FALLBACK_TTL_S;
-use crate::master::{AgentView, Arrival, Delay, Output, Shard, ShardConfig, Stamp};
+use crate::master::{AgentView, Arrival, Delay, Output, Readiness, Shard, ShardConfig, Stamp};
 use crate::time::{LocalTime, RaceTime, Span};
 use crate::wire::frame::frames;
 use crate::wire::{Direction, Frame, Opener, Receipt, ReceiptOutcome};
@@ -77,7 +77,7 @@ fn fallback_ttl(bytes: &[u8]) -> u32 {
 fn the_only_agent_settles_its_race_alone() {
     let mut bench = Bench::new(config());
     bench.shard.handle_agent_gone(2);
-    bench.shard.handle_agent(AgentView { racing: false, ..view(3, Span::from_millis(20)) });
+    bench.shard.handle_agent(AgentView { readiness: Readiness::BySignal, ..view(3, Span::from_millis(20)) });
     let heard = bench.ask(4_000, www(7));
     assert_eq!(heard.orders.len(), 1);
     bench.receipt(1, &heard.orders[0], ReceiptOutcome::DepartedUnstamped);
