@@ -62,6 +62,8 @@ pub struct Options {
     pub tokyo_drops_foreign_sources: bool,
     /// Lines for the agents' table `[clock]`.
     pub agents_clock: &'static str,
+    /// A table of Tokyo's alone.
+    pub tokyo_table: String,
 }
 
 impl Fleet {
@@ -78,14 +80,20 @@ impl Fleet {
         fleet.write("m1.toml", MASTER_TOML);
         for site in ["tokyo", "frankfurt"] {
             fleet.enroll(site, "agent");
-            fleet.write_agent(site, options.agents_clock);
+            let table = if site == "tokyo" { options.tokyo_table.as_str() } else { "" };
+            fleet.write_agent(site, options.agents_clock, table);
         }
         Ok(fleet)
     }
 
     /// The same, started, with both agents racing.
     pub fn racing() -> Result<Self, String> {
-        let mut fleet = Self::new(&Options::default())?;
+        Self::racing_with(&Options::default())
+    }
+
+    /// [`Fleet::racing`], with options.
+    pub fn racing_with(options: &Options) -> Result<Self, String> {
+        let mut fleet = Self::new(options)?;
         fleet.start("m1");
         fleet.start("tokyo");
         fleet.start("frankfurt");
@@ -110,10 +118,12 @@ impl Fleet {
         self.command(&["fleet", "enroll", name, "--role", role]);
     }
 
-    fn write_agent(&self, name: &str, clock: &str) {
+    fn write_agent(&self, name: &str, clock: &str, table: &str) {
         let toml = format!(
             "role = \"agent\"\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nstatus_socket = \"{name}.sock\"\n\
-             http_listen = \"127.0.0.1:9530\"\n[departure]\nmax_lateness_ms = 1000\n[clock]\nexchange_interval_ms = 50\n{clock}\n\
+             http_listen = \"127.0.0.1:9530\"\naudit_log = \"{name}.jsonl\"\n\
+             [departure]\nmax_lateness_ms = 1000\n\
+             [clock]\nhost_source = \"none\"\nexchange_interval_ms = 50\n{clock}\n{table}\n\
              [fleet]\nca = \"{name}/ca.crt\"\ncertificate = \"{name}/{name}.crt\"\nkey = \"{name}/{name}.key\"\n\
              [[master]]\nname = \"m1\"\ncontrol = \"{CONTROL}\"\nservice_addresses = [\"{SERVICE}\"]\n"
         );
