@@ -27,6 +27,10 @@ pub(super) const PATHS_INTERVAL: Span = Span::from_secs(2);
 /// A path whose last exchange is older than this is not reported: several in a row were lost, or the peer is gone.
 const PATH_LIFE: Span = Span::from_secs(15);
 
+/// Most sessions kept after their end: peers' processes restart once in a while, each for 400 bytes of two keys. With more
+/// than that no further peer is taken in until this process restarts, too.
+const MAX_RETIRED: usize = 8_192;
+
 /// A peer that this agent exchanges with: what the shell made of a
 /// [`PeerDocument`](crate::control::PeerDocument) whose certificate it has checked.
 #[derive(Clone, Debug)]
@@ -69,6 +73,9 @@ pub(super) struct Mesh {
     clock: ClockConfig,
     peers: BTreeMap<String, Peer>,
     names: BTreeMap<SessionId, String>,
+    /// Sessions of peers that are no longer named, or whose process is another: a second sealer would use their nonces
+    /// twice, a second opener open what was opened before.
+    retired: BTreeMap<SessionId, (Sealer, Opener)>,
     /// By master: what its newest set said.
     figures: BTreeMap<usize, MeshFigures>,
     plain: Vec<u8>,
@@ -83,6 +90,7 @@ impl Mesh {
             clock,
             peers: BTreeMap::new(),
             names: BTreeMap::new(),
+            retired: BTreeMap::new(),
             figures: BTreeMap::new(),
             plain: Vec::new(),
         }
@@ -93,19 +101,25 @@ impl Mesh {
         let Some(own) = self.name.clone() else { return };
         let named = 1u64 << (master % 64);
         self.peers.values_mut().for_each(|peer| peer.named_by &= !named);
-        for peer in keys {
-            if peer.name == own || (self.peers.len() >= MAX_NEIGHBOURS && !self.peers.contains_key(&peer.name)) {
-                continue;
-            }
-            self.set_peer(now, &own, peer, named);
-        }
+        let stays = |name: &String, peer: &Peer| peer.named_by != 0 || keys.iter().any(|named| named.name == *name);
         let gone: Vec<String> =
-            self.peers.iter().filter(|(_, peer)| peer.named_by == 0).map(|(name, _)| name.clone()).collect();
-        for name in gone {
-            if let Some(peer) = self.peers.remove(&name) {
-                self.names.remove(&peer.session);
+            self.peers.iter().filter(|(name, peer)| !stays(name, peer)).map(|(name, _)| name.clone()).collect();
+        gone.iter().for_each(|name| drop(self.retire(name)));
+        for peer in keys {
+            let has_room = self.peers.len() < MAX_NEIGHBOURS || self.peers.contains_key(&peer.name);
+            if peer.name != own && has_room {
+                self.set_peer(now, &own, peer, named);
             }
         }
+    }
+
+    /// Takes a peer out. Its session's counters are kept: the same two processes may be introduced again, and have the
+    /// same secret then.
+    fn retire(&mut self, name: &str) -> Option<Exchanger> {
+        let peer = self.peers.remove(name)?;
+        self.names.remove(&peer.session);
+        self.retired.insert(peer.session, (peer.sealer, peer.opener));
+        Some(peer.exchanger)
     }
 
     fn set_peer(&mut self, now: LocalTime, own: &str, keys: PeerKeys, named: u64) {
@@ -126,20 +140,23 @@ impl Mesh {
             true => (Direction::MasterToAgent, Direction::AgentToMaster),
             false => (Direction::AgentToMaster, Direction::MasterToAgent),
         };
-        let earlier = self.peers.remove(&keys.name);
-        let named_by = earlier.as_ref().map_or(0, |peer| peer.named_by) | named;
-        if let Some(earlier) = &earlier {
-            self.names.remove(&earlier.session);
-        }
+        let named_by = self.peers.get(&keys.name).map_or(0, |peer| peer.named_by) | named;
+        let earlier = self.retire(&keys.name);
+        let Some((sealer, opener)) = self.retired.remove(&binding.id).or_else(|| {
+            let room = self.retired.len() < MAX_RETIRED;
+            room.then(|| (Sealer::new(&binding, out, 0), Opener::new(&binding, back, 0)))
+        }) else {
+            return;
+        };
         // A peer's new process reads the same raw clock, unless its host booted; then the first exchange resets it.
-        let mut exchanger = earlier.map_or_else(|| Exchanger::new(self.clock, PEER_INTERVAL), |peer| peer.exchanger);
+        let mut exchanger = earlier.unwrap_or_else(|| Exchanger::new(self.clock, PEER_INTERVAL));
         exchanger.reset();
         exchanger.start(now + INTRODUCTION_SPREAD);
         let peer = Peer {
             fast_path: keys.fast_path,
             session: binding.id,
-            sealer: Sealer::new(&binding, out, 0),
-            opener: Opener::new(&binding, back, 0),
+            sealer,
+            opener,
             exchanger,
             heard_at: None,
             last_reply: None,
@@ -321,5 +338,78 @@ impl Peer {
         let (received, replied) = (RaceTime::of_master(received_at), RaceTime::of_master(now));
         let bytes = self.seal(&Frame::SyncReply { exchange, received, replied, previous });
         PeerOutput::Reply { to: self.fast_path, bytes, exchange }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(name: &str, secret: u8) -> PeerKeys {
+        let fast_path = SocketAddr::from(([192, 0, 2, secret], 8531));
+        PeerKeys { name: name.into(), fast_path, secret: [secret; SECRET_BYTES] }
+    }
+
+    fn mesh(name: &str, peer: PeerKeys) -> Mesh {
+        let mut mesh = Mesh::new(Some(name.into()), 200);
+        mesh.set_peers(at(0), 0, vec![peer]);
+        mesh
+    }
+
+    fn at(millis: i64) -> LocalTime {
+        LocalTime::from_nanos(millis * 1_000_000)
+    }
+
+    /// One exchange asked for by `one`, 5 ms each way; the request and the reply as they travelled.
+    fn exchange(one: &mut Mesh, other: &mut Mesh, millis: i64) -> (Vec<u8>, Vec<u8>) {
+        let (_, request, ..) = one.poll_request(at(millis)).expect("a request is due");
+        let answered = other.handle_datagram(at(millis + 5), at(millis + 5), &request);
+        let Some(Ok((_, PeerOutput::Reply { bytes, .. }))) = answered else { panic!("no reply") };
+        let heard = one.handle_datagram(at(millis + 10), at(millis + 10), &bytes);
+        assert!(matches!(heard, Some(Ok((_, PeerOutput::Nothing)))));
+        (request, bytes)
+    }
+
+    #[test]
+    fn two_agents_with_one_secret_measure_their_path() {
+        let (mut one, mut other) = (mesh("a", keys("b", 7)), mesh("b", keys("a", 7)));
+        for second in 1..8 {
+            exchange(&mut one, &mut other, second * 1_000);
+        }
+        let clock = one.peers["b"].exchanger.clock();
+        let (offset, _) = clock.direct(at(8_000)).expect("enough exchanges");
+        assert!(offset.abs() < Span::from_micros(20) && clock.least_round_trip() == Some(Span::from_millis(10)));
+    }
+
+    #[test]
+    fn a_peer_that_is_named_again_goes_on_with_its_counters() {
+        let (mut one, mut other) = (mesh("a", keys("b", 7)), mesh("b", keys("a", 7)));
+        let (first_request, first_reply) = exchange(&mut one, &mut other, 1_000);
+        // Another process of the same peer for a while, then the first again (a master that was behind).
+        for secret in [8, 7] {
+            one.set_peers(at(2_000), 0, vec![keys("b", secret)]);
+        }
+        one.set_peers(at(2_100), 0, vec![]);
+        one.set_peers(at(2_200), 0, vec![keys("b", 7)]);
+        let (request, _) = exchange(&mut one, &mut other, 3_000);
+        assert_ne!(request[..session::HEADER], first_request[..session::HEADER], "a nonce used twice");
+        // What was opened before is not opened again, at either end.
+        for (mesh, old) in [(&mut one, first_reply), (&mut other, first_request)] {
+            assert!(matches!(mesh.handle_datagram(at(4_000), at(4_000), &old), Some(Err(OpenError::Replayed))));
+        }
+    }
+
+    #[test]
+    fn another_secret_opens_nothing_and_the_list_of_peers_is_bounded() {
+        let (mut one, mut other) = (mesh("a", keys("b", 7)), mesh("b", keys("a", 9)));
+        let (_, request, ..) = one.poll_request(at(1_000)).expect("a request is due");
+        assert!(other.handle_datagram(at(1_005), at(1_005), &request).is_none());
+        let many = (0..200).map(|n| keys(&format!("p{n}"), n as u8)).collect();
+        one.set_peers(at(2_000), 0, many);
+        assert_eq!(one.peers.len(), MAX_NEIGHBOURS);
+        // Two masters name them; they stay until neither does.
+        one.set_peers(at(3_000), 1, vec![keys("p3", 3)]);
+        one.set_peers(at(4_000), 0, vec![]);
+        assert_eq!(one.peers.keys().collect::<Vec<_>>(), ["p3"]);
     }
 }

@@ -34,6 +34,14 @@ struct Member {
     told: Vec<PeerDocument>,
 }
 
+/// What one end of a path measured.
+struct End {
+    offset_ns: i64,
+    rate_ppb: i64,
+    round_trip_ns: i64,
+    error_ns: i64,
+}
+
 /// What the mesh wants said.
 pub(super) enum MeshOutput {
     Peers(Slot, Vec<PeerDocument>),
@@ -155,7 +163,7 @@ impl MeshBoard {
         let hosts: Vec<MeshHost> = core::iter::once(own).chain(agents).chain(others).take(MAX_NODES).collect();
         let index: BTreeMap<&MeshHost, u16> = hosts.iter().zip(0..).collect();
         // A pair of agents measures its path from both ends: the mean of both is the pair's.
-        let mut pairs: BTreeMap<(u16, u16), Vec<(i64, i64, i64, i64)>> = BTreeMap::new();
+        let mut pairs: BTreeMap<(u16, u16), Vec<End>> = BTreeMap::new();
         for (name, report) in &fresh {
             let from = index[&MeshHost::Agent((*name).to_owned())];
             for path in &report.paths {
@@ -165,16 +173,21 @@ impl MeshBoard {
                 // Agents point at masters, among themselves the lower index at the higher.
                 let turned = matches!(path.to, MeshHost::Agent(_)) && to < from;
                 let (pair, sign) = if turned { ((to, from), -1) } else { ((from, to), 1) };
-                let offset = (if sign < 0 { -offset } else { offset }).as_nanos();
-                let ends = pairs.entry(pair).or_default();
-                ends.push((offset, sign * path.rate_ppb, path.round_trip.as_nanos(), path.error.as_nanos()));
+                let offset_ns = (if sign < 0 { -offset } else { offset }).as_nanos();
+                pairs.entry(pair).or_default().push(End {
+                    offset_ns,
+                    rate_ppb: path.rate_ppb.saturating_mul(sign),
+                    round_trip_ns: path.round_trip.as_nanos(),
+                    error_ns: path.error.as_nanos(),
+                });
             }
         }
         let paths = pairs.into_iter().map(|((from, to), ends)| {
-            let mean = |pick: fn(&(i64, i64, i64, i64)) -> i64| {
+            let mean = |pick: fn(&End) -> i64| {
                 (ends.iter().map(|end| i128::from(pick(end))).sum::<i128>() / ends.len().max(1) as i128) as i64
             };
-            (from, to, mean(|end| end.0), mean(|end| end.1), mean(|end| end.2), mean(|end| end.3))
+            let (offset, rate) = (mean(|end| end.offset_ns), mean(|end| end.rate_ppb));
+            (from, to, offset, rate, mean(|end| end.round_trip_ns), mean(|end| end.error_ns))
         });
         let paths = paths.collect();
         MeshSet { version: self.version, at, hosts, paths }

@@ -4,6 +4,7 @@ use super::fast::{FastHandle, FastInput};
 use crate::control::Fault;
 use crate::control::channel::Channel;
 use crate::control::tls::{ClientTls, LogGate, fast_path_secret, unchecked_server_name};
+use startgun_core::agent::solve_set;
 use startgun_core::control::{ToAgent, ToMaster};
 use startgun_core::playbook::PreparedPlaybook;
 use std::net::SocketAddr;
@@ -25,6 +26,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 /// What a connection needs to know.
 pub(super) struct Link {
     pub(super) index: usize,
+    /// This agent's name.
+    pub(super) name: String,
     pub(super) master: String,
     pub(super) address: SocketAddr,
     pub(super) playbook: PathBuf,
@@ -144,6 +147,13 @@ impl Link {
                     tracing::warn!(playbook = %self.playbook.display(), %error, "not kept on disk");
                 }
                 FastInput::Control { master: self.index, document: Box::new(ToAgent::Playbook(playbook)) }
+            }
+            ToAgent::Mesh(set) => {
+                // Here, where no packet waits: with hundreds of agents it takes tenths of a second.
+                match solve_set(&self.name, &self.master, &set) {
+                    Some(solved) => FastInput::Mesh { master: self.index, solved: Box::new(solved) },
+                    None => return Ok(()),
+                }
             }
             document => FastInput::Control { master: self.index, document: Box::new(document) },
         };

@@ -1,9 +1,9 @@
 //! The fast thread: owns the core's [`Agent`], its UDP socket, and the way to the departure thread.
 
 use super::audit::AuditSender;
-use startgun_core::agent::{Agent, DepartureKey, DepartureOutcome, Output, Stamped};
+use startgun_core::agent::{Agent, DepartureKey, DepartureOutcome, Output, PeerKeys, Stamped};
 use startgun_core::clock::host::HostTime;
-use startgun_core::control::{AgentReport, ToAgent, ToMaster};
+use startgun_core::control::{AgentReport, MeshFigures, ToAgent, ToMaster};
 use startgun_core::time::LocalTime;
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::SECRET_BYTES;
@@ -39,6 +39,10 @@ pub(super) enum FastInput {
     Disconnected(usize),
     /// A document from a master.
     Control { master: usize, document: Box<ToAgent> },
+    /// What a master's newest set of the mesh says.
+    Mesh { master: usize, solved: Box<MeshFigures> },
+    /// A master's list of peers, checked.
+    Peers { master: usize, peers: Vec<PeerKeys> },
     /// Where UTC lies on this host's clock; nothing where no keeper of it can be believed.
     HostTime(Option<HostTime>),
     /// A session's secret.
@@ -199,6 +203,8 @@ impl FastThread {
                 }
                 Ok(FastInput::Control { master, document }) => agent.handle_control(now, master, *document),
                 Ok(FastInput::Session { master, id, secret }) => agent.handle_session(now, master, id, secret),
+                Ok(FastInput::Mesh { master, solved }) => agent.handle_mesh(now, master, *solved),
+                Ok(FastInput::Peers { master, peers }) => agent.handle_peers(now, master, peers),
                 Ok(FastInput::HostTime(time)) => agent.handle_host_time(time),
                 Ok(FastInput::Figures(reply)) => {
                     let _ = reply.send(self.figures(now));

@@ -97,6 +97,7 @@ pub fn run(path: &Path) -> Result<(), String> {
             let master = &config.masters[index];
             let link = control::Link {
                 index,
+                name: config.host.name.clone(),
                 master: master.name.clone(),
                 address: master.control,
                 playbook: playbook_path(&config.host.state_dir, &master.name),

@@ -47,7 +47,7 @@ pub(super) enum Event {
         reply: oneshot::Sender<Option<(Slot, mpsc::Receiver<Command>)>>,
     },
     Disconnected(Slot),
-    Message(Slot, ToMaster),
+    Message(Slot, Box<ToMaster>),
     Secret(Slot, SessionId, [u8; SECRET_BYTES]),
     Challenge(SocketAddr, Vec<u8>),
     Status(oneshot::Sender<Vec<AgentStatus>>),
@@ -137,7 +137,7 @@ fn handle(
             connections.remove(&slot);
             roster.handle_disconnected(slot);
         }
-        Event::Message(slot, message) => roster.handle_message(now, slot, message),
+        Event::Message(slot, message) => roster.handle_message(now, slot, *message),
         Event::Secret(slot, id, secret) => roster.handle_session(now, slot, id, secret),
         Event::Challenge(source, bytes) => roster.handle_challenge(now, source, &bytes),
         Event::Status(reply) => {
@@ -263,7 +263,7 @@ impl Server {
                 document = channel.read::<ToMaster>() => match document {
                     Ok(Some(document)) => {
                         heard = Instant::now();
-                        if self.roster.0.send(Event::Message(slot, document)).await.is_err() {
+                        if self.roster.0.send(Event::Message(slot, Box::new(document))).await.is_err() {
                             return Fault::new("stopping", "the master is stopping");
                         }
                     }
