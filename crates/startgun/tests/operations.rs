@@ -267,6 +267,7 @@ fn check_master_status(master: &Value) {
         "uptime_s",
         "shards",
         "services",
+        "host_clock",
         "agents",
         "races",
         "open_races",
@@ -297,7 +298,10 @@ fn check_master_status(master: &Value) {
 }
 
 fn check_agent_status(agent: &Value) {
-    assert_keys(agent, &["role", "name", "version", "site", "uptime_s", "departure_scheduling", "masters", "counters"]);
+    assert_keys(
+        agent,
+        &["role", "name", "version", "site", "uptime_s", "departure_scheduling", "host_clock", "masters", "counters"],
+    );
     assert_eq!((&agent["role"], &agent["site"]), (&Value::from("agent"), &Value::from("tokyo")));
     let master = &agent["masters"][0];
     assert_keys(master, &["name", "connected", "report"]);
@@ -308,7 +312,7 @@ fn check_agent_status(agent: &Value) {
 }
 
 fn check_report(report: &Value) {
-    assert_keys(report, &["stand_down", "by_after", "clock", "forward_delay", "lateness", "counters"]);
+    assert_keys(report, &["stand_down", "by_after", "clock", "forward_delay", "lateness", "mesh", "counters"]);
     assert_eq!(report["stand_down"], Value::Null);
     let clock = ["offset", "bound", "expected_error", "conditional", "least_round_trip", "samples", "steps", "source"];
     assert_keys(&report["clock"], &clock);
