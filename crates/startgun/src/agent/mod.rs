@@ -53,6 +53,10 @@ pub fn run(path: &Path) -> Result<(), String> {
         startup::check_identity(&config.host.name, &endpoint.identity().name)?;
         tls.push(endpoint);
     }
+    // All endpoints have the same files; the first speaks for them.
+    if let Some(absence) = tls.first().and_then(|endpoint| endpoint.mesh().absence()).filter(|_| config.mesh) {
+        tracing::warn!("{absence}");
+    }
     let (services, sockets) = bind_services(&config)?;
     let fast_options = Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
     let socket = UdpSocket::bind(config.fast_path_listen, fast_options)

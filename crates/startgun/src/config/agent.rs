@@ -11,10 +11,11 @@ use startgun_core::control::{MAX_SERVICES, is_site_name};
 use startgun_core::time::Span;
 use startgun_net::host_time::{HostChoice, HostTimeOptions};
 
-use super::Root;
 use super::clock::read_host_time;
 use super::host::{HostConfig, Listeners, NAME, Transport, read_host, read_name};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
+use super::{Role, Root};
+use crate::control::mesh_keys::MeshStanding;
 
 /// Most masters of one agent: each has a clock, a control connection and a playbook of up to a MiB.
 pub const MASTERS_MAX: usize = 32;
@@ -101,13 +102,19 @@ impl fmt::Display for AgentConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let masters: Vec<&str> = self.masters.iter().map(|master| master.name.as_str()).collect();
         let (name, site) = (&self.host.name, &self.site);
-        write!(f, "agent {name} of site {site}, masters: {}", masters.join(", "))
+        write!(f, "agent {name} of site {site}, masters: {}", masters.join(", "))?;
+        // Whether the certificate carries a key too is not known here; a check warns where it does not.
+        match (self.mesh, &self.host.fleet.mesh_key, MeshStanding::NotConfigured.absence()) {
+            (false, ..) => write!(f, "; takes no part in the mesh: clock.mesh is false"),
+            (true, None, Some(absence)) => write!(f, "; {absence}"),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Reads an agent's file; `None` only where a fault was noted.
 pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> {
-    let host = read_host(&root, "/run/startgun/agent.sock");
+    let host = read_host(&root, Role::Agent, "/run/startgun/agent.sock");
     let site = root.value("site").and_then(|value| read_site(&value));
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8531));
     let fast_path_listen = root.or("fast_path_listen", any, |value| value.listen_address());

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use startgun_core::time::Span;
 use startgun_net::host_clock::{Distortion, Step};
 
+use super::Role;
 use super::reader::{Document, Section, Value};
-use crate::control::tls::{TlsFiles, check_name};
+use crate::control::mesh_keys::MeshStanding;
+use crate::control::tls::{TlsError, TlsFiles, check_name};
 
 /// Longest path of a Unix socket, in bytes: `sun_path` holds 108 with its terminating zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -41,7 +43,7 @@ pub struct HostConfig {
 }
 
 /// Reads what both daemons have; `None` where something that has no default was missing or wrong.
-pub(super) fn read_host(root: &Section<'_>, default_socket: &str) -> Option<HostConfig> {
+pub(super) fn read_host(root: &Section<'_>, role: Role, default_socket: &str) -> Option<HostConfig> {
     let document = root.document;
     let name = root.required("name", NAME, |value| read_name(&value));
     let state_dir = root.or("state_dir", document.resolve("/var/lib/startgun"), |value| value.path());
@@ -49,7 +51,7 @@ pub(super) fn read_host(root: &Section<'_>, default_socket: &str) -> Option<Host
     let http_listen = root.value("http_listen").and_then(|value| value.listen_address());
     let user = root.value("user").and_then(|value| read_user(&value));
     let fleet = match root.section("fleet") {
-        Some(section) => read_fleet(section),
+        Some(section) => read_fleet(section, role),
         None => root.missing("fleet", "a table with ca, certificate and key, as `startgun fleet enroll` makes them"),
     };
     let clock_distortion = root.section("clock_distortion").map(read_distortion);
@@ -86,14 +88,40 @@ fn read_user(value: &Value<'_>) -> Option<String> {
     Some(user.to_owned())
 }
 
-fn read_fleet(section: Section<'_>) -> Option<TlsFiles> {
+fn read_fleet(section: Section<'_>, role: Role) -> Option<TlsFiles> {
     let ca = section.required("ca", "the path of the fleet's ca.crt", |value| value.existing_file());
     let certificate =
         section.required("certificate", "the path of this host's NAME.crt", |value| value.existing_file());
     let key = section.required("key", "the path of this host's NAME.key", |value| value.existing_file());
     let revoked = section.value("revoked").and_then(|value| value.existing_file());
+    let mesh_key = match role {
+        Role::Master => None,
+        Role::Agent => section.value("mesh_key"),
+    };
+    let mesh_key_path = mesh_key.as_ref().and_then(|value| value.existing_file());
     section.finish();
-    Some(TlsFiles { ca: ca?, certificate: certificate?, key: key?, revoked })
+    let files = TlsFiles { ca: ca?, certificate: certificate?, key: key?, revoked, mesh_key: mesh_key_path };
+    if let Some(value) = mesh_key.filter(|value| value.document.checks_host && files.mesh_key.is_some()) {
+        check_mesh_key(&value, &files);
+    }
+    Some(files)
+}
+
+/// Whether the key is that of the certificate, and what it means where the certificate carries none.
+fn check_mesh_key(value: &Value<'_>, files: &TlsFiles) {
+    match MeshStanding::of_files(files) {
+        Ok(MeshStanding::NotCertified) => {
+            let found = format!("no mesh key in {}", files.certificate.display());
+            value.warn(found, "one; this agent takes no part in the mesh until `startgun fleet renew` puts one in");
+        }
+        Ok(_) => {}
+        Err(TlsError::Unreadable { file, source }) => {
+            value.fault::<()>(format!("{}: {source}", file.display()), "a readable file");
+        }
+        Err(TlsError::Unsuitable { file, found, expected }) => {
+            value.fault::<()>(format!("{}: {found}", file.display()), expected);
+        }
+    }
 }
 
 fn read_distortion(section: Section<'_>) -> Distortion {

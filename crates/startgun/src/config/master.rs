@@ -13,12 +13,12 @@ use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_RACES};
 use startgun_core::time::Span;
 use startgun_net::host_time::HostTimeOptions;
 
-use super::Root;
 use super::agent::SITE;
 use super::clock::read_host_time;
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
 use super::zone::{RECORDS_MAX, Zone, read_zone};
+use super::{Role, Root};
 
 /// Most shards: beyond 64 cores the network card is the limit, and the fast path numbers shards by a byte.
 pub const SHARDS_MAX: u8 = 64;
@@ -85,7 +85,7 @@ impl fmt::Display for MasterConfig {
 
 /// Reads a master's file; `None` only where a fault was noted.
 pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig> {
-    let host = read_host(&root, "/run/startgun/master.sock");
+    let host = read_host(&root, Role::Master, "/run/startgun/master.sock");
     let control_listen = root.required("control_listen", SOCKET_ADDRESS, |value| value.listen_address());
     let fast_path_listen =
         root.required("fast_path_listen", SOCKET_ADDRESS, |value| value.exact_address("agents are told to send to it"));

@@ -73,6 +73,9 @@ control = "198.51.100.1:8530"
 service_addresses = ["203.0.113.53:53"]
 "#;
 
+/// What is said about an agent whose file names no mesh key.
+const NO_MESH: &str = "takes no part in the mesh: fleet.mesh_key is not set";
+
 fn sample(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/samples").join(name)
 }
@@ -190,7 +193,7 @@ fn false_clocks_and_signals_are_read_to_the_nanosecond() {
     assert_eq!(config.masters[0].signal_propagation, Some(expected));
     let warning =
         "warning: f.toml:12:1: clock_distortion: found a clock that is wrong on purpose, expected one in labs only";
-    assert_eq!(said(&text), format!("{warning}\nagent tokyo of site tokyo, masters: m1"));
+    assert_eq!(said(&text), format!("{warning}\nagent tokyo of site tokyo, masters: m1; {NO_MESH}"));
     let step = "[clock_distortion]\nstep_s = -1\nstep_at_raw_ns = 9000000000\nrealtime_offset_s = 0.25\n\n[clock]";
     let text = AGENT.replace("[clock]", step);
     let config = read(Path::new("f.toml"), &text, false, None, agent::read).expect("a sound text").config;
@@ -278,6 +281,54 @@ fn a_check_looks_for_what_the_file_names() {
     fs::write(&path, sound).expect("written");
     let summary = check(&path).expect("a sound file");
     assert_eq!(summary.to_string(), "master m1, service addresses: 1, records: 3, raced names: 1, sites: 1");
+}
+
+#[test]
+fn a_check_tells_who_takes_no_part_in_the_mesh() {
+    let scratch = ScratchDir::new();
+    let run = |line: &str| crate::fleet::test_support::fleet(&scratch, line).expect(line);
+    run("init --dir fleet");
+    for name in ["tokyo", "paris"] {
+        let options = "--role agent --dir fleet --master m1=198.51.100.1:8530 --service 203.0.113.53:53";
+        run(&format!("enroll {name} {options} --out {name}"));
+    }
+    run("enroll m1 --role master --dir fleet --out m1");
+    let tokyo = scratch.path().join("tokyo");
+    let file = tokyo.join("agent.toml");
+    let text = fs::read_to_string(&file).expect("read");
+    let said = |text: &str| {
+        fs::write(&file, text).expect("written");
+        let said = match check(&file) {
+            Ok(summary) => summary.to_string(),
+            Err(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        };
+        said.replace(&format!("{}/", tokyo.display()), "")
+    };
+    let sound = "agent tokyo of site tokyo, masters: m1";
+    assert_eq!(said(&text), sound);
+    let line = "mesh_key = \"tokyo.mesh.key\"\n";
+    assert_eq!(said(&text.replace(line, "")), format!("{sound}; {NO_MESH}"));
+    let off = text.replace("[[master]]", "[clock]\nmesh = false\n\n[[master]]");
+    assert_eq!(said(&off), format!("{sound}; takes no part in the mesh: clock.mesh is false"));
+    // A certificate that carries no mesh key, as those have that are older than the mesh.
+    fs::copy(scratch.path().join("m1/m1.crt"), tokyo.join("older.crt")).expect("copied");
+    assert_eq!(
+        said(&text.replace("tokyo.crt", "older.crt")),
+        format!(
+            "warning: agent.toml:14:12: fleet.mesh_key: found no mesh key in older.crt, expected one; this agent takes \
+             no part in the mesh until `startgun fleet renew` puts one in\n{sound}"
+        )
+    );
+    fs::copy(scratch.path().join("paris/paris.mesh.key"), tokyo.join("tokyo.mesh.key")).expect("copied");
+    assert_eq!(
+        said(&text),
+        "agent.toml:14:12: fleet.mesh_key: found tokyo.mesh.key: another key, expected the private mesh key of this \
+         agent's certificate"
+    );
+    // Masters take no part, and the key is none of theirs.
+    let master = MASTER.replace("key = \"m1.key\"\n", "key = \"m1.key\"\nmesh_key = \"m1.mesh.key\"\n");
+    let error = check_text(Path::new("f.toml"), &master, false).expect_err("an unknown key")[0].to_string();
+    assert!(error.starts_with("f.toml:10:1: fleet.mesh_key: found an unknown key"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The control channel between masters and agents.
 
 pub mod channel;
+pub mod mesh_keys;
 pub mod tls;
 
 /// Why a peer was turned away or lost.

@@ -38,10 +38,12 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ConnectionCommon, ServerConfig};
 use startgun_core::control::EXPORTER_LABEL;
 
-use files::{Material, Stamps, unsuitable};
+use super::mesh_keys::MeshStanding;
+use files::{Material, Stamps};
 use verify::{Expected, check_chain};
 
 pub use files::TlsFiles;
+pub(super) use files::{certificates, pem_finding, read_bounded, unsuitable};
 pub use identity::{Identity, NameError, Role, check_name, identity_uri, peer_identity};
 pub(crate) use identity::{hexadecimal, parse_uri, single_uri};
 pub use log_gate::LogGate;
@@ -178,6 +180,24 @@ impl ClientTls {
     pub fn load(files: &TlsFiles, pinned_master: &str) -> Result<Self, TlsError> {
         Self::load_side(files, Some(pinned_master.to_owned()))
     }
+
+    /// Whether this agent can take part in the mesh, and its key. It belongs to the certificate that
+    /// [`config`](Self::config) shows: both are read again together.
+    pub fn mesh(&self) -> &MeshStanding {
+        &self.material.pair.mesh
+    }
+
+    /// Checks the chain of another agent, leaf first, as a master handed it out: signed by the
+    /// fleet's CA, valid now, not revoked, and an agent's of this fleet. The chain proves nothing
+    /// about who handed it out, only that whoever can derive a secret with its key is the agent of
+    /// that name. Check again after [`reload_if_changed`](Self::reload_if_changed) returned `true`.
+    ///
+    /// # Errors
+    /// [`Refusal`], with which the peer must be left out of the mesh.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the mesh of the agent's fast thread"))]
+    pub fn check_peer_agent(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
+        self.built.verifier.check_agent(chain, UnixTime::now())
+    }
 }
 
 impl<C: Side> Endpoint<C> {
@@ -209,8 +229,8 @@ impl<C: Side> Endpoint<C> {
     }
 
     /// Makes a new configuration where a file has changed since the last one was made. `true`
-    /// where there is a new one, which [`config`](Self::config) returns from now on. It costs four
-    /// `stat` calls; every few seconds is often enough.
+    /// where there is a new one, which [`config`](Self::config) returns from now on. It costs at most
+    /// five `stat` calls; every few seconds is often enough.
     ///
     /// # Errors
     /// [`TlsError`], where the changed files do not make a configuration. The previous one stays

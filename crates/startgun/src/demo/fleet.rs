@@ -93,8 +93,12 @@ fn common_toml(role: &str, host: &Host) -> String {
 /// The tables that both have, `[clock]` last. All hosts share one kernel, whose clock would tell them the truth.
 fn tables_toml(host: &Host) -> String {
     let id = &host.id;
+    let mesh_key = match host.role {
+        Role::Agent => format!("mesh_key = \"{id}/{id}.mesh.key\"\n"),
+        _ => String::new(),
+    };
     format!(
-        "[fleet]\nca = \"{id}/ca.crt\"\ncertificate = \"{id}/{id}.crt\"\nkey = \"{id}/{id}.key\"\n\
+        "[fleet]\nca = \"{id}/ca.crt\"\ncertificate = \"{id}/{id}.crt\"\nkey = \"{id}/{id}.key\"\n{mesh_key}\
          revoked = \"{id}/revoked.crl\"\n\
          [clock_distortion]\noffset_s = {:?}\ndrift_ppm = {:?}\n\
          [clock]\nhost_source = \"none\"\n",

@@ -5,27 +5,32 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevocationReason,
-    RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, RevocationReason, RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::FleetError;
+use super::configuration::{self, Link};
 use super::index::{Entry, INDEX_FILE, Index};
 use super::staged::{PRIVATE, PUBLIC, Staged, create_directory, ensure_directory};
+use crate::control::mesh_keys::{self, NewMeshKey};
 use crate::control::tls::{Role, check_name, hexadecimal, identity_uri, parse_uri, single_uri};
 
 const CA_CERTIFICATE_FILE: &str = "ca.crt";
 const CA_KEY_FILE: &str = "ca.key";
 const REVOKED_FILE: &str = "revoked.crl";
 const CONFIGURATION_FILE: &str = "agent.toml";
+/// What follows the name of an agent in the name of its key for the mesh. No name has a dot, so no other file has it.
+const MESH_KEY_ENDING: &str = ".mesh.key";
 
 /// Lifetime of the CA: ten years, the longest lifetime of a certificate that `--days` takes.
 const CA_LIFETIME: Duration = Duration::days(3650);
@@ -73,10 +78,10 @@ pub(super) struct Enrolment<'a> {
     pub(super) out: PathBuf,
     /// For how many days.
     pub(super) days: u16,
-    /// The holder's request; a key is made where there is none.
+    /// The holder's request; keys are made where there is none.
     pub(super) csr: Option<&'a Path>,
-    /// An agent's configuration, to be written beside its certificate.
-    pub(super) configuration: Option<String>,
+    /// What an agent's configuration says, which is then written beside its certificate.
+    pub(super) link: Option<&'a Link>,
 }
 
 /// What was issued.
@@ -86,6 +91,8 @@ pub(super) struct Issued {
     pub(super) entry: Entry,
     /// The files for the host.
     pub(super) files: Vec<PathBuf>,
+    /// Whether the certificate carries a key for the mesh: an agent's does, unless its request had none.
+    pub(super) has_mesh_key: bool,
 }
 
 impl Authority {
@@ -160,10 +167,10 @@ impl Authority {
                 holder.serial
             )));
         }
-        for ending in ["crt", "key"] {
-            refuse_existing(&enrolment.out.join(format!("{name}.{ending}")), enrolment)?;
+        for ending in [".crt", ".key", MESH_KEY_ENDING] {
+            refuse_existing(&enrolment.out.join(format!("{name}{ending}")), enrolment)?;
         }
-        if enrolment.configuration.is_some() {
+        if enrolment.link.is_some() {
             refuse_existing(&enrolment.out.join(CONFIGURATION_FILE), enrolment)?;
         }
         let ca_copy = enrolment.out.join(CA_CERTIFICATE_FILE);
@@ -221,16 +228,23 @@ impl Authority {
             )));
         }
         let serial = new_serial()?;
-        let leaf =
-            Leaf { fleet: &self.index.fleet, role, name, serial: &serial, not_before: self.now - BACKDATED, not_after };
-        let (certificate_pem, key_pem) = match enrolment.csr {
+        let leaf = |mesh_key| Leaf {
+            fleet: &self.index.fleet,
+            role,
+            name,
+            serial: &serial,
+            not_before: self.now - BACKDATED,
+            not_after,
+            mesh_key,
+        };
+        let (certificate_pem, keys, has_mesh_key) = match enrolment.csr {
             Some(csr) => {
-                let public_key = read_request(csr, role, name)?;
-                (leaf.sign(&public_key, &self.issuer)?, None)
+                let Requested { public_key, mesh_key } = read_request(csr, role, name)?;
+                (leaf(mesh_key).sign(&public_key, &self.issuer)?, None, mesh_key.is_some())
             }
             None => {
-                let key = new_key()?;
-                (leaf.sign(&key, &self.issuer)?, Some(key.serialize_pem()))
+                let keys = NewKeys::draw(role)?;
+                (leaf(keys.mesh_public()).sign(&keys.tls, &self.issuer)?, Some(keys), role == Role::Agent)
             }
         };
         let entry = Entry { serial: hexadecimal(&serial), name: (*name).to_owned(), role, not_after, revoked_at: None };
@@ -240,9 +254,8 @@ impl Authority {
         ensure_directory(out)?;
         let mut staged = Staged::new();
         self.stage_index(&mut staged, &index)?;
-        if let Some(key_pem) = key_pem {
-            let file = out.join(format!("{name}.key"));
-            staged.add(&file, key_pem.as_bytes(), PRIVATE)?;
+        if let Some(keys) = keys {
+            keys.stage(&mut staged, out, name)?;
         }
         let file = out.join(format!("{name}.crt"));
         staged.add(&file, certificate_pem.as_bytes(), PUBLIC)?;
@@ -250,12 +263,13 @@ impl Authority {
         staged.add(&out.join(CA_CERTIFICATE_FILE), ca, PUBLIC)?;
         let revoked = read_text(&self.dir.join(REVOKED_FILE))?;
         staged.add(&out.join(REVOKED_FILE), revoked.as_bytes(), PUBLIC)?;
-        if let Some(configuration) = &enrolment.configuration {
+        if let Some(link) = enrolment.link {
+            let configuration = configuration::agent(name, link, has_mesh_key);
             staged.add(&out.join(CONFIGURATION_FILE), configuration.as_bytes(), PUBLIC)?;
         }
         let files = staged.commit()?.split_off(1);
         self.index = index;
-        Ok(Issued { entry, files })
+        Ok(Issued { entry, files, has_mesh_key })
     }
 
     fn stage_index(&self, staged: &mut Staged, index: &Index) -> Result<(), FleetError> {
@@ -271,27 +285,57 @@ impl Authority {
     }
 }
 
-/// Makes `NAME.key` and `NAME.csr` in `out`, on a host that the CA never sees the key of.
+/// The private keys of a new certificate.
+struct NewKeys {
+    tls: KeyPair,
+    /// For the mesh; masters take no part in it.
+    mesh: Option<NewMeshKey>,
+}
+
+impl NewKeys {
+    fn draw(role: Role) -> Result<Self, FleetError> {
+        let mesh = match role {
+            Role::Master => None,
+            Role::Agent => Some(NewMeshKey::draw().map_err(|_| FleetError::NoRandomness)?),
+        };
+        Ok(Self { tls: new_key()?, mesh })
+    }
+
+    fn mesh_public(&self) -> Option<[u8; 32]> {
+        self.mesh.as_ref().map(|key| key.public)
+    }
+
+    fn stage(&self, staged: &mut Staged, out: &Path, name: &str) -> Result<(), FleetError> {
+        staged.add(&out.join(format!("{name}.key")), self.tls.serialize_pem().as_bytes(), PRIVATE)?;
+        match &self.mesh {
+            Some(key) => staged.add(&out.join(format!("{name}{MESH_KEY_ENDING}")), key.private_pem.as_bytes(), PRIVATE),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes `NAME.key`, an agent's `NAME.mesh.key`, and `NAME.csr` in `out`, on a host that the CA never sees the keys of.
 pub(super) fn request(name: &str, role: Role, out: &Path) -> Result<(), FleetError> {
     check_holder_name(name)?;
-    let key_file = out.join(format!("{name}.key"));
     let csr_file = out.join(format!("{name}.csr"));
-    for file in [&key_file, &csr_file] {
+    for ending in [".key", MESH_KEY_ENDING, ".csr"] {
+        let file = &out.join(format!("{name}{ending}"));
         if file.exists() {
             return Err(FleetError::unsuitable(file, "a file", "none; choose another --out"));
         }
     }
-    let key = new_key()?;
+    let keys = NewKeys::draw(role)?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = vec![san_uri(REQUEST_FLEET, role, name)?];
+    params.custom_extensions = mesh_extension(keys.mesh_public());
     let pem = params
-        .serialize_request(&key)
+        .serialize_request(&keys.tls)
         .and_then(|request| request.pem())
         .map_err(FleetError::crypto("make the request"))?;
     ensure_directory(out)?;
     let mut staged = Staged::new();
-    staged.add(&key_file, key.serialize_pem().as_bytes(), PRIVATE)?;
+    keys.stage(&mut staged, out, name)?;
     staged.add(&csr_file, pem.as_bytes(), PUBLIC)?;
     staged.commit().map(|_| ())
 }
@@ -304,6 +348,8 @@ pub(crate) struct Leaf<'a> {
     pub(crate) serial: &'a [u8],
     pub(crate) not_before: OffsetDateTime,
     pub(crate) not_after: OffsetDateTime,
+    /// An agent's public key for the mesh.
+    pub(crate) mesh_key: Option<[u8; 32]>,
 }
 
 impl Leaf<'_> {
@@ -324,6 +370,7 @@ impl Leaf<'_> {
         // Both, so that masters can dial each other one day with the certificates of today.
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
+        params.custom_extensions = mesh_extension(self.mesh_key);
         params
             .signed_by(public_key, issuer)
             .map(|certificate| certificate.pem())
@@ -379,9 +426,16 @@ fn revoked_list(
     .map_err(FleetError::crypto("sign the revoked list"))
 }
 
-/// The public key of a request, once its signature shows that the requester has the private one,
+/// What a request asks to be certified.
+struct Requested {
+    public_key: SubjectPublicKeyInfo,
+    /// An agent's key for the mesh; requests of other programs have none.
+    mesh_key: Option<[u8; 32]>,
+}
+
+/// The public keys of a request, once its signature shows that the requester has the private one,
 /// and its URI (if it is one of ours) agrees with what is to be issued.
-fn read_request(file: &Path, role: Role, name: &str) -> Result<SubjectPublicKeyInfo, FleetError> {
+fn read_request(file: &Path, role: Role, name: &str) -> Result<Requested, FleetError> {
     let unsuitable = |found: String| {
         let expected = format!("a signing request (PEM) for the {role} {name}");
         FleetError::unsuitable(file, found, expected)
@@ -391,7 +445,8 @@ fn read_request(file: &Path, role: Role, name: &str) -> Result<SubjectPublicKeyI
         CertificateSigningRequestDer::from_pem_slice(text.as_bytes()).map_err(|error| unsuitable(error.to_string()))?;
     let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| unsuitable(error.to_string()))?;
     request.verify_signature().map_err(|_| unsuitable("a request that its own key did not sign".to_owned()))?;
-    let names = request.requested_extensions().into_iter().flatten().find_map(|extension| match extension {
+    let extensions = requested_extensions(&request);
+    let names = extensions.iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
         _ => None,
     });
@@ -402,8 +457,30 @@ fn read_request(file: &Path, role: Role, name: &str) -> Result<SubjectPublicKeyI
             return Err(unsuitable(format!("one for the {asked_role} {asked_name}")));
         }
     }
-    SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
-        .map_err(|error| unsuitable(format!("a key of a kind that is not supported ({error})")))
+    let mesh_key = match role {
+        Role::Master => None,
+        Role::Agent => mesh_keys::public_key_in(extensions).map_err(|found| unsuitable(format!("one with {found}")))?,
+    };
+    let public_key = SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
+        .map_err(|error| unsuitable(format!("a key of a kind that is not supported ({error})")))?;
+    Ok(Requested { public_key, mesh_key })
+}
+
+/// The extensions that a request asks for; none where it has no such attribute.
+fn requested_extensions<'a>(request: &'a X509CertificationRequest<'_>) -> &'a [X509Extension<'a>] {
+    let mut attributes = request.certification_request_info.iter_attributes();
+    attributes
+        .find_map(|attribute| match attribute.parsed_attribute() {
+            ParsedCriAttribute::ExtensionRequest(requested) => Some(requested.extensions.as_slice()),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+/// The extension that carries a public key for the mesh.
+fn mesh_extension(public: Option<[u8; 32]>) -> Vec<CustomExtension> {
+    let content = public.map(|key| mesh_keys::extension_content(&key));
+    content.map(|content| CustomExtension::from_oid_content(&mesh_keys::OID, content)).into_iter().collect()
 }
 
 /// Checks that certificate and key belong together and are a CA's, not expired; when it expires.
@@ -452,8 +529,8 @@ fn refuse_occupied(dir: &Path) -> Result<(), FleetError> {
     Err(FleetError::unsuitable(dir, found, "a new or empty directory (nothing is overwritten)"))
 }
 
-/// A new certificate must not replace a file of the host's, except the key where that is the
-/// host's own and the request was made with it.
+/// A new certificate must not replace a file of the host's, except keys where those are the
+/// host's own and the request was made with them.
 fn refuse_existing(file: &Path, enrolment: &Enrolment<'_>) -> Result<(), FleetError> {
     let is_key = file.extension().is_some_and(|ending| ending == "key");
     if !file.exists() || (is_key && enrolment.csr.is_some()) {

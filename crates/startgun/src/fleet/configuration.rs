@@ -8,6 +8,14 @@ use std::net::SocketAddr;
 
 use crate::control::tls::check_name;
 
+/// What agents' files say about the master that they are to serve.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) master: Master,
+    /// The addresses that the agents may speak for.
+    pub(super) services: Vec<SocketAddr>,
+}
+
 /// The master that an agent is to serve.
 #[derive(Debug, Clone)]
 pub(super) struct Master {
@@ -26,8 +34,9 @@ pub(super) fn parse_master(text: &str) -> Result<Master, String> {
     Ok(Master { name: name.to_owned(), control })
 }
 
-/// The file of the agent `name`, whose site has the same name.
-pub(super) fn agent(name: &str, master: &Master, services: &[SocketAddr]) -> String {
+/// The file of the agent `name`, whose site has the same name; `has_mesh_key` where its certificate carries one.
+pub(super) fn agent(name: &str, Link { master, services }: &Link, has_mesh_key: bool) -> String {
+    let mesh_key = if has_mesh_key { format!("mesh_key = \"{name}.mesh.key\"\n") } else { String::new() };
     let services: Vec<String> = services.iter().map(|service| format!("\"{service}\"")).collect();
     format!(
         "# Written by `startgun fleet enroll`. docs/samples/agent.toml explains every key.\n\
@@ -36,7 +45,8 @@ pub(super) fn agent(name: &str, master: &Master, services: &[SocketAddr]) -> Str
          site = \"{name}\"\n\
          # Packages keep these in /var/lib/startgun and /run/startgun.\n\
          state_dir = \"state\"\nstatus_socket = \"agent.sock\"\n\n\
-         [fleet]\nca = \"ca.crt\"\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\nrevoked = \"revoked.crl\"\n\n\
+         [fleet]\nca = \"ca.crt\"\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n{mesh_key}\
+         revoked = \"revoked.crl\"\n\n\
          [[master]]\nname = \"{}\"\ncontrol = \"{}\"\nservice_addresses = [{}]\n",
         master.name,
         master.control,

@@ -10,9 +10,10 @@
 //!                                 fleet/ca.key   stays here, best on a machine without a network
 //!                                 fleet/fleet.json   what was issued
 //!                                 fleet/revoked.crl  whom to refuse; on every host
-//!   fleet enroll NAME --role R    NAME/{NAME.crt, NAME.key, ca.crt, revoked.crl}, for that host; with
-//!                                 --master and --service agent.toml as well, ready to run
-//!   fleet request NAME --role R   on the host: key and request; `enroll --csr` signs the request
+//!   fleet enroll NAME --role R    NAME/{NAME.crt, NAME.key, ca.crt, revoked.crl}, for that host; for agents
+//!                                 NAME.mesh.key as well (see [`crate::control::mesh_keys`]); with --master
+//!                                 and --service agent.toml, ready to run
+//!   fleet request NAME --role R   on the host: keys and request; `enroll --csr` signs the request
 //!   fleet renew NAME              a new certificate; the old one stays valid until it expires
 //!   fleet revoke NAME             revoked.crl anew
 //! ```
@@ -87,14 +88,14 @@ enum FleetCommand {
         #[command(flatten)]
         issue: IssueArgs,
     },
-    /// Make key and signing request on the host itself, to be signed by `enroll --csr` where the CA is
+    /// Make keys and signing request on the host itself, to be signed by `enroll --csr` where the CA is
     Request {
         /// Its name (1 to 63 of a-z, 0-9, -; a letter first)
         name: String,
         /// The role written into the certificate
         #[arg(long)]
         role: Role,
-        /// Directory for NAME.key and NAME.csr [default: ./NAME]
+        /// Directory for NAME.key, an agent's NAME.mesh.key, and NAME.csr [default: ./NAME]
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
@@ -129,7 +130,7 @@ struct IssueArgs {
     /// Directory of the CA
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     dir: PathBuf,
-    /// Directory for NAME.crt, NAME.key, ca.crt and revoked.crl [default: ./NAME]
+    /// Directory for NAME.crt, NAME.key, an agent's NAME.mesh.key, ca.crt and revoked.crl [default: ./NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Lifetime of the certificate in days, 1 to 3650
@@ -212,8 +213,8 @@ fn run_at(args: FleetArgs, now: OffsetDateTime, out: &mut dyn Write) -> Result<(
     let text = match args.command {
         FleetCommand::Init { dir, name } => init(&dir, &name, now)?,
         FleetCommand::Enroll { names, role, master, services, issue } => {
-            let master = master.map(|master| (master, services));
-            enroll(&names, role, master.as_ref(), &issue, now)?
+            let link = master.map(|master| configuration::Link { master, services });
+            enroll(&names, role, link.as_ref(), &issue, now)?
         }
         FleetCommand::Request { name, role, out } => request(&name, role, out)?,
         FleetCommand::List { dir, json } => list(&dir, json, now)?,
@@ -242,7 +243,7 @@ fn init(dir: &Path, name: &str, now: OffsetDateTime) -> Result<String, FleetErro
 fn enroll(
     names: &[String],
     role: Role,
-    master: Option<&(configuration::Master, Vec<std::net::SocketAddr>)>,
+    link: Option<&configuration::Link>,
     issue: &IssueArgs,
     now: OffsetDateTime,
 ) -> Result<String, FleetError> {
@@ -252,14 +253,13 @@ fn enroll(
             names.len()
         )));
     }
-    if master.is_some() && role != Role::Agent {
+    if link.is_some() && role != Role::Agent {
         return Err(FleetError::Refused("--master: found --role master, expected --role agent".into()));
     }
     let mut authority = Authority::open(&issue.dir, now)?;
     let mut text = String::new();
     for name in names {
-        let configuration = master.map(|(master, services)| configuration::agent(name, master, services));
-        let issued = authority.enroll(&Enrolment { configuration, ..enrolment(name, issue) }, role)?;
+        let issued = authority.enroll(&Enrolment { link, ..enrolment(name, issue) }, role)?;
         text += &describe_issue("enrolled", &issued);
     }
     Ok(text)
@@ -269,8 +269,12 @@ fn request(name: &str, role: Role, out: Option<PathBuf>) -> Result<String, Fleet
     let out = out.unwrap_or_else(|| PathBuf::from(name));
     authority::request(name, role, &out)?;
     let out = out.display();
+    let keys = match role {
+        Role::Master => format!("{out}/{name}.key (it stays on this host)"),
+        Role::Agent => format!("{out}/{name}.key, {out}/{name}.mesh.key (they stay on this host)"),
+    };
     Ok(format!(
-        "made {out}/{name}.key (it stays on this host) and {out}/{name}.csr\n\
+        "made {keys} and {out}/{name}.csr\n\
          next, where the CA is: startgun fleet enroll {name} --role {role} --csr {name}.csr\n"
     ))
 }
@@ -297,7 +301,7 @@ fn enrolment<'a>(name: &'a str, issue: &'a IssueArgs) -> Enrolment<'a> {
         out: issue.out.clone().unwrap_or_else(|| PathBuf::from(name)),
         days: issue.days,
         csr: issue.csr.as_deref(),
-        configuration: None,
+        link: None,
     }
 }
 
@@ -312,6 +316,9 @@ fn describe_issue(verb: &str, issued: &Issued) -> String {
     );
     for file in &issued.files {
         text.push_str(&format!("  {}\n", file.display()));
+    }
+    if entry.role == Role::Agent && !issued.has_mesh_key {
+        text.push_str("  it takes no part in the mesh: found no mesh key in the request, expected one of `startgun fleet request`\n");
     }
     text
 }

@@ -1,5 +1,7 @@
 //! The `fleet` commands, run as the command line runs them.
 
+mod mesh;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -388,7 +390,7 @@ fn a_request_that_was_tampered_with_is_refused() {
     let mut der = rustls::pki_types::CertificateSigningRequestDer::from_pem_file(&file).expect("a request").to_vec();
     let at = der.windows(b"/agent/tokyo".len()).position(|window| window == b"/agent/tokyo").expect("the URI");
     der[at + 7..at + 12].copy_from_slice(b"kyoto");
-    let pem = pem_of("CERTIFICATE REQUEST", &der);
+    let pem = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
     fs::write(&file, pem).expect("written");
     let line = "enroll kyoto --role agent --dir fleet --out kyoto --csr host/tokyo.csr";
     let error = refused(&scratch, line);
@@ -396,24 +398,6 @@ fn a_request_that_was_tampered_with_is_refused() {
     fs::write(&file, "nonsense").expect("written");
     assert!(refused(&scratch, line).contains("expected a signing request (PEM)"));
     assert!(!scratch.path().join("kyoto").exists());
-}
-
-fn pem_of(label: &str, der: &[u8]) -> String {
-    use std::fmt::Write as _;
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for chunk in der.chunks(3) {
-        let mut three = [0; 3];
-        three[..chunk.len()].copy_from_slice(chunk);
-        let word = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        for place in 0..4 {
-            let digit = DIGITS[(word >> (18 - 6 * place)) as usize & 63] as char;
-            text.push(if place > chunk.len() { '=' } else { digit });
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(text, "-----END {label}-----");
-    text
 }
 
 #[test]
@@ -469,6 +453,8 @@ fn enroll_writes_agents_that_can_start() {
     let loaded = crate::config::load_agent(&scratch.path().join("tokyo/agent.toml")).expect("a good file");
     assert_eq!(loaded.warnings.len(), 0, "{:?}", loaded.warnings);
     assert_eq!((loaded.config.host.name.as_str(), loaded.config.site.as_str()), ("tokyo", "tokyo"));
+    let checked = crate::config::check(&scratch.path().join("tokyo/agent.toml")).expect("a good file");
+    assert_eq!(checked.to_string(), "agent tokyo of site tokyo, masters: m1");
     let master = &loaded.config.masters[0];
     assert_eq!((master.name.as_str(), master.control.to_string().as_str()), ("m1", "198.51.100.1:8530"));
     assert_eq!(master.service_addresses, ["203.0.113.53:53".parse().expect("an address")]);

@@ -125,6 +125,7 @@ impl Fleet {
              [departure]\nmax_lateness_ms = 1000\n\
              [clock]\nhost_source = \"none\"\nexchange_interval_ms = 50\n{clock}\n{table}\n\
              [fleet]\nca = \"{name}/ca.crt\"\ncertificate = \"{name}/{name}.crt\"\nkey = \"{name}/{name}.key\"\n\
+             mesh_key = \"{name}/{name}.mesh.key\"\n\
              [[master]]\nname = \"m1\"\ncontrol = \"{CONTROL}\"\nservice_addresses = [\"{SERVICE}\"]\n"
         );
         self.write(&format!("{name}.toml"), &toml);

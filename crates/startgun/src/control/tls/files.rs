@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::TlsError;
+use crate::control::mesh_keys::MeshStanding;
 
 /// Largest file that is read, in bytes: a revoked list has some 40 bytes per serial, so 65,536
 /// serials (the bound of a fleet's index) take 2.6 MB; three times that.
@@ -35,6 +36,9 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// PEM (one or more) or DER: the CA's revoked list. Without it nobody counts as revoked.
     pub revoked: Option<PathBuf>,
+    /// PEM: an agent's private key for the mesh, see [`mesh_keys`](crate::control::mesh_keys). Without it an agent takes
+    /// no part in the mesh; masters have none.
+    pub mesh_key: Option<PathBuf>,
 }
 
 /// What tells one version of a file from the next. A file replaced by a rename has a new inode
@@ -63,7 +67,7 @@ impl Stamp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamps {
     ca: Stamp,
-    pair: [Stamp; 2],
+    pair: ([Stamp; 2], Option<Stamp>),
     revoked: Option<Stamp>,
 }
 
@@ -71,22 +75,26 @@ impl Stamps {
     pub(super) fn of(files: &TlsFiles) -> Result<Self, TlsError> {
         Ok(Self {
             ca: Stamp::of(&files.ca)?,
-            pair: [Stamp::of(&files.certificate)?, Stamp::of(&files.key)?],
+            pair: (
+                [Stamp::of(&files.certificate)?, Stamp::of(&files.key)?],
+                files.mesh_key.as_deref().map(Stamp::of).transpose()?,
+            ),
             revoked: files.revoked.as_deref().map(Stamp::of).transpose()?,
         })
     }
 }
 
-/// A certificate chain with its key. They change together, so they are read together.
+/// A certificate chain with its keys. They change together, so they are read together.
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
+    pub(super) mesh: MeshStanding,
 }
 
 impl Clone for Pair {
     fn clone(&self) -> Self {
-        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+        Self { chain: self.chain.clone(), key: self.key.clone_key(), mesh: self.mesh.clone() }
     }
 }
 
@@ -134,7 +142,8 @@ fn read_pair(files: &TlsFiles) -> Result<Pair, TlsError> {
     let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
         unsuitable(&files.key, pem_finding(&error), "a private key in PEM form (-----BEGIN PRIVATE KEY-----)")
     })?;
-    Ok(Pair { chain, key })
+    let mesh = MeshStanding::read(files, chain.first())?;
+    Ok(Pair { chain, key, mesh })
 }
 
 fn read_revoked(files: &TlsFiles) -> Result<Option<RevokedLists>, TlsError> {
@@ -166,7 +175,7 @@ fn read_revoked(files: &TlsFiles) -> Result<Option<RevokedLists>, TlsError> {
         .map(Some)
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(in crate::control) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     const EXPECTED: &str = "certificates in PEM form (-----BEGIN CERTIFICATE-----)";
     let bytes = read_bounded(file)?;
     let found: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&bytes)
@@ -179,7 +188,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError> {
+pub(in crate::control) fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |source| TlsError::Unreadable { file: file.to_owned(), source };
     let mut bytes = Vec::new();
     fs::File::open(file)
@@ -192,13 +201,13 @@ fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(bytes)
 }
 
-fn pem_finding(error: &rustls::pki_types::pem::Error) -> String {
+pub(in crate::control) fn pem_finding(error: &rustls::pki_types::pem::Error) -> String {
     match error {
         rustls::pki_types::pem::Error::NoItemsFound => "none in it".to_owned(),
         other => other.to_string(),
     }
 }
 
-pub(super) fn unsuitable(file: &Path, found: impl Into<String>, expected: impl Into<String>) -> TlsError {
+pub(in crate::control) fn unsuitable(file: &Path, found: impl Into<String>, expected: impl Into<String>) -> TlsError {
     TlsError::Unsuitable { file: file.to_owned(), found: found.into(), expected: expected.into() }
 }

@@ -62,6 +62,7 @@ fn files(dir: &Path, name: &str) -> TlsFiles {
         certificate: dir.join(format!("{name}.crt")),
         key: dir.join(format!("{name}.key")),
         revoked: Some(dir.join("revoked.crl")),
+        mesh_key: None,
     }
 }
 
@@ -119,6 +120,7 @@ fn forged_leaf<'a>(fleet: &'a str, role: Role, name: &'a str) -> Leaf<'a> {
         serial: &[0x42; 16],
         not_before: now - Duration::hours(1),
         not_after: now + Duration::hours(1),
+        mesh_key: None,
     }
 }
 
@@ -341,6 +343,80 @@ async fn the_list_is_followed_without_reading_the_key_again() {
     assert!(master.reload_if_changed().expect("reloaded"));
     let chain = [CertificateDer::from_pem_file(of(&scratch, "tokyo").certificate).expect("read")];
     assert_eq!(master.recheck(&chain), Err(Refusal::Revoked));
+}
+
+fn chain_of(files: &TlsFiles) -> [CertificateDer<'static>; 1] {
+    [CertificateDer::from_pem_file(&files.certificate).expect("read")]
+}
+
+#[test]
+fn an_agent_takes_other_agents_of_its_fleet_for_peers_and_nobody_else() {
+    let scratch = world();
+    ok(&scratch, "init --dir second --name north");
+    ok(&scratch, "enroll oslo --role agent --dir second --out stranger");
+    let mut tokyo = ClientTls::load(&of(&scratch, "tokyo"), "m1").expect("loaded");
+    let paris = chain_of(&of(&scratch, "paris"));
+    let identity = tokyo.check_peer_agent(&paris).expect("a peer");
+    assert_eq!((identity.role, identity.name.as_str()), (Role::Agent, "paris"));
+    // The pinned master is as good a master as before, and no agent.
+    assert_eq!(tokyo.recheck(&chain_of(&of(&scratch, "m1"))).expect("the master").name, "m1");
+    let refused = |chain: &[CertificateDer<'_>]| tokyo.check_peer_agent(chain).expect_err("refused");
+    assert_eq!(refused(&[]), Refusal::NoCertificate);
+    assert_eq!(
+        refused(&chain_of(&of(&scratch, "m1"))),
+        Refusal::WrongRole { name: "m1".to_owned(), found: Role::Master, expected: Role::Agent }
+    );
+    assert_eq!(refused(&chain_of(&files(&scratch.path().join("stranger"), "oslo"))), Refusal::UnknownIssuer);
+    let south = forge(&scratch, "x", forged_leaf("south", Role::Agent, "x"));
+    assert_eq!(
+        refused(&chain_of(&south)),
+        Refusal::OtherFleet { found: "south".to_owned(), expected: "north".to_owned() }
+    );
+    let now = OffsetDateTime::now_utc();
+    let (not_before, not_after) = (now - Duration::days(2), now - Duration::days(1));
+    let old = forge(&scratch, "old", Leaf { not_before, not_after, ..forged_leaf("north", Role::Agent, "old") });
+    assert_eq!(refused(&chain_of(&old)), Refusal::Expired);
+    assert_eq!(refused(&[CertificateDer::from(vec![0x30, 0x00])]).reason(), "tls");
+
+    ok(&scratch, "revoke paris --dir fleet");
+    fs::copy(scratch.path().join("fleet/revoked.crl"), scratch.path().join("tokyo/revoked.crl")).expect("copied");
+    assert_eq!(tokyo.check_peer_agent(&paris).expect("the list is not read yet").name, "paris");
+    assert!(tokyo.reload_if_changed().expect("reloaded"));
+    assert_eq!(tokyo.check_peer_agent(&paris), Err(Refusal::Revoked));
+}
+
+#[test]
+fn the_mesh_key_is_read_with_its_certificate() {
+    let scratch = world();
+    let bare = of(&scratch, "tokyo");
+    assert!(matches!(ClientTls::load(&bare, "m1").expect("loaded").mesh(), MeshStanding::NotConfigured));
+    let files = TlsFiles { mesh_key: Some(scratch.path().join("tokyo/tokyo.mesh.key")), ..bare };
+    let mut tokyo = ClientTls::load(&files, "m1").expect("loaded");
+    let ready = |tokyo: &ClientTls| match tokyo.mesh() {
+        MeshStanding::Ready(secret) => Arc::clone(secret),
+        other => panic!("{:?}", other.absence()),
+    };
+    let first = ready(&tokyo);
+    assert!(tokyo.mesh().absence().is_none());
+
+    // The key of another certificate: refused at the start, and the old pair stays in force while running.
+    fs::copy(scratch.path().join("paris/paris.mesh.key"), scratch.path().join("tokyo/tokyo.mesh.key")).expect("copied");
+    let error = ClientTls::load(&files, "m1").expect_err("another's key").to_string();
+    assert!(
+        error.ends_with("tokyo.mesh.key: found another key, expected the private mesh key of this agent's certificate")
+    );
+    assert_eq!(tokyo.reload_if_changed().expect_err("another's key").to_string(), error);
+    assert!(Arc::ptr_eq(&ready(&tokyo), &first));
+
+    ok(&scratch, "renew tokyo --dir fleet --out tokyo");
+    assert!(tokyo.reload_if_changed().expect("mended"));
+    assert!(!Arc::ptr_eq(&ready(&tokyo), &first));
+
+    let older = forge(&scratch, "older", forged_leaf("north", Role::Agent, "older"));
+    let older = TlsFiles { mesh_key: files.mesh_key, ..older };
+    let older = ClientTls::load(&older, "m1").expect("good for all but the mesh");
+    let absence = older.mesh().absence().expect("out of the mesh");
+    assert!(absence.contains("its certificate carries no mesh key"), "{absence}");
 }
 
 #[tokio::test]

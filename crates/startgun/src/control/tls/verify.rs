@@ -35,6 +35,23 @@ pub(super) struct Expected {
     pub(super) name: Option<String>,
 }
 
+impl Expected {
+    fn check(&self, identity: &Identity) -> Result<(), Refusal> {
+        if identity.fleet != self.fleet {
+            return Err(Refusal::OtherFleet { found: identity.fleet.clone(), expected: self.fleet.clone() });
+        }
+        if identity.role != self.role {
+            return Err(Refusal::WrongRole { name: identity.name.clone(), found: identity.role, expected: self.role });
+        }
+        match &self.name {
+            Some(pinned) if *pinned != identity.name => {
+                Err(Refusal::WrongName { found: identity.name.clone(), expected: pinned.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Why a peer is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -202,41 +219,36 @@ impl PeerVerifier {
     /// # Errors
     /// [`Refusal`], the first check that failed.
     pub fn check(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Identity, Refusal> {
+        self.check_as(&self.expected, chain, now)
+    }
+
+    /// Checks the chain of an agent of the fleet, whatever role this side's peers of TLS have: the
+    /// same checks as [`check`](Self::check), with any name.
+    ///
+    /// # Errors
+    /// [`Refusal`], the first check that failed.
+    pub fn check_agent(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Identity, Refusal> {
+        let expected = Expected { role: Role::Agent, fleet: self.expected.fleet.clone(), name: None };
+        self.check_as(&expected, chain, now)
+    }
+
+    fn check_as(&self, expected: &Expected, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Identity, Refusal> {
         let (leaf, intermediates) = chain.split_first().ok_or(Refusal::NoCertificate)?;
-        self.check_parts(leaf, intermediates, now)
+        self.check_parts(expected, leaf, intermediates, now)
     }
 
     fn check_parts(
         &self,
+        expected: &Expected,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Identity, Refusal> {
         // A master is met as a TLS server, an agent as a TLS client.
-        check_chain(self, leaf, intermediates, now, self.expected.role)?;
+        check_chain(self, leaf, intermediates, now, expected.role)?;
         let identity = peer_identity(std::slice::from_ref(leaf))?;
-        self.check_identity(&identity)?;
+        expected.check(&identity)?;
         Ok(identity)
-    }
-
-    fn check_identity(&self, identity: &Identity) -> Result<(), Refusal> {
-        let expected = &self.expected;
-        if identity.fleet != expected.fleet {
-            return Err(Refusal::OtherFleet { found: identity.fleet.clone(), expected: expected.fleet.clone() });
-        }
-        if identity.role != expected.role {
-            return Err(Refusal::WrongRole {
-                name: identity.name.clone(),
-                found: identity.role,
-                expected: expected.role,
-            });
-        }
-        match &expected.name {
-            Some(pinned) if *pinned != identity.name => {
-                Err(Refusal::WrongName { found: identity.name.clone(), expected: pinned.clone() })
-            }
-            _ => Ok(()),
-        }
     }
 
     fn check_tls13_signature(
@@ -304,7 +316,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.check_parts(end_entity, intermediates, now)
+        self.check_parts(&self.expected, end_entity, intermediates, now)
             .map(|_| ServerCertVerified::assertion())
             .map_err(Refusal::into_tls)
     }
@@ -343,7 +355,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check_parts(end_entity, intermediates, now)
+        self.check_parts(&self.expected, end_entity, intermediates, now)
             .map(|_| ClientCertVerified::assertion())
             .map_err(Refusal::into_tls)
     }
