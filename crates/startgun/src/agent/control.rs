@@ -3,9 +3,11 @@
 use super::fast::{FastHandle, FastInput};
 use crate::control::Fault;
 use crate::control::channel::Channel;
+use crate::control::mesh_keys::{MeshSecret, MeshStanding};
 use crate::control::tls::{ClientTls, LogGate, fast_path_secret, unchecked_server_name};
-use startgun_core::agent::solve_set;
-use startgun_core::control::{ToAgent, ToMaster};
+use startgun_core::agent::{PeerKeys, solve_set};
+use startgun_core::control::{MeshSalt, PeerDocument, ToAgent, ToMaster};
+use startgun_core::mesh::MAX_NEIGHBOURS;
 use startgun_core::playbook::PreparedPlaybook;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// Pauses between attempts: short at first, because a restarted master is back within a second.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
@@ -31,6 +34,8 @@ pub(super) struct Link {
     pub(super) master: String,
     pub(super) address: SocketAddr,
     pub(super) playbook: PathBuf,
+    /// Of this process; absent when it takes no part in the mesh.
+    pub(super) mesh_salt: Option<MeshSalt>,
     pub(super) fast: FastHandle,
 }
 
@@ -47,7 +52,7 @@ impl Link {
             let reason = match self.connect(&tls).await {
                 Ok(stream) => {
                     tracing::info!(master = self.master, "connected");
-                    let reason = self.converse(stream, &mut tls, &mut documents).await;
+                    let reason = self.converse(stream, &mut tls, &mut documents, &mut gate).await;
                     self.fast.tell(FastInput::Disconnected(self.index)).await;
                     reason
                 }
@@ -86,16 +91,22 @@ impl Link {
         stream: TlsStream<TcpStream>,
         tls: &mut ClientTls,
         documents: &mut mpsc::Receiver<ToMaster>,
+        gate: &mut LogGate,
     ) -> Fault {
         // Documents for a connection that is gone are of no use to this one.
         while documents.try_recv().is_ok() {}
         let chain: Vec<_> = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let mut channel = Channel::new(stream);
         let mut recheck = tokio::time::interval(RELOAD_INTERVAL);
+        let mut peers: Vec<PeerDocument> = Vec::new();
         self.fast.tell(FastInput::Connected(self.index)).await;
         loop {
             tokio::select! {
                 document = channel.read::<ToAgent>() => match document {
+                    Ok(Some(ToAgent::Peers { peers: named })) => {
+                        peers = named;
+                        self.introduce(&peers, tls, gate).await;
+                    }
                     Ok(Some(document)) => {
                         if let Err(reason) = self.handle(document, &channel).await {
                             return reason;
@@ -111,13 +122,52 @@ impl Link {
                     }
                 }
                 _ = recheck.tick() => {
-                    let _ = tls.reload_if_changed();
+                    if tls.reload_if_changed().is_ok_and(|changed| changed) {
+                        // Somebody may be revoked by now, or this agent's own key another.
+                        self.introduce(&peers, tls, gate).await;
+                    }
                     if let Err(refusal) = tls.recheck(&chain) {
                         return refusal.into();
                     }
                 }
             }
         }
+    }
+
+    /// Hands the fast thread those peers whose certificates are good, with their keys.
+    async fn introduce(&self, peers: &[PeerDocument], tls: &ClientTls, gate: &mut LogGate) {
+        let (Some(salt), MeshStanding::Ready(secret)) = (&self.mesh_salt, tls.mesh()) else { return };
+        let mut keys = Vec::new();
+        for peer in peers.iter().take(MAX_NEIGHBOURS) {
+            match self.peer_keys(peer, secret, salt, tls) {
+                Ok(peer) => keys.push(peer),
+                Err(reason) => {
+                    let fault = Fault::new("peer", format!("peer {:.63} of the mesh left out: {reason}", peer.name));
+                    log(gate, &self.master, &fault);
+                }
+            }
+        }
+        self.fast.tell(FastInput::Peers { master: self.index, peers: keys }).await;
+    }
+
+    /// The key of a peer whose certificate this agent has checked itself: a master can name only whom the fleet's CA has
+    /// named before.
+    fn peer_keys(
+        &self,
+        peer: &PeerDocument,
+        secret: &MeshSecret,
+        salt: &MeshSalt,
+        tls: &ClientTls,
+    ) -> Result<PeerKeys, String> {
+        let chain = [CertificateDer::from(peer.certificate.as_slice())];
+        let identity = tls.check_peer_agent(&chain).map_err(|refusal| refusal.to_string())?;
+        if identity.name != peer.name {
+            return Err(format!("its certificate is that of {}", identity.name));
+        }
+        let public = MeshSecret::public_key_of(&peer.certificate).ok_or("its certificate carries no mesh key")?;
+        let secret = secret.pair_secret(&public, (&self.name, salt), (&peer.name, &peer.salt));
+        let secret = secret.ok_or("its mesh key contributes nothing")?;
+        Ok(PeerKeys { name: identity.name, fast_path: peer.fast_path, secret })
     }
 
     async fn handle(&self, document: ToAgent, channel: &Channel<TlsStream<TcpStream>>) -> Result<(), Fault> {

@@ -12,13 +12,15 @@ mod control;
 mod fast;
 
 use crate::config::AgentConfig;
+use crate::control::mesh_keys::fresh_salt;
 use crate::control::tls::ClientTls;
 use crate::host_time::HostTimeText;
 use crate::status::{AgentDocument, AgentMasterDocument, Document};
 use crate::{config, host_time, startup, status};
 use fast::{FastHandle, FastInput, FastParts};
-use startgun_core::agent::{Agent, MasterConfig};
+use startgun_core::agent::{Agent, MasterConfig, MeshConfig};
 use startgun_core::clock::ClockConfig;
+use startgun_core::control::MeshSalt;
 use startgun_core::playbook::{Playbook, PreparedPlaybook};
 use startgun_core::time::Span;
 use startgun_net::departure::{self, DepartureThread};
@@ -54,9 +56,12 @@ pub fn run(path: &Path) -> Result<(), String> {
         tls.push(endpoint);
     }
     // All endpoints have the same files; the first speaks for them.
-    if let Some(absence) = tls.first().and_then(|endpoint| endpoint.mesh().absence()).filter(|_| config.mesh) {
+    let absence = tls.first().and_then(|endpoint| endpoint.mesh().absence());
+    if let Some(absence) = absence.filter(|_| config.mesh) {
         tracing::warn!("{absence}");
     }
+    let takes_part = config.mesh && absence.is_none();
+    let mesh_salt = takes_part.then(fresh_salt).transpose().map_err(|_| "the kernel gives no randomness")?;
     let (services, sockets) = bind_services(&config)?;
     let fast_options = Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
     let socket = UdpSocket::bind(config.fast_path_listen, fast_options)
@@ -83,7 +88,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     let departures = DepartureThread::spawn(clock.clone(), sockets, options, waker.clone()).map_err(thread_fault)?;
     let scheduling = departures.scheduling().to_owned();
 
-    let mut agent = Agent::new(core_config(&config), clock.now());
+    let mut agent = Agent::new(core_config(&config, mesh_salt), clock.now());
     for (index, master) in config.masters.iter().enumerate() {
         if let Some(playbook) = read_playbook(&playbook_path(&config.host.state_dir, &master.name)) {
             agent.restore_playbook(index, playbook);
@@ -105,6 +110,7 @@ pub fn run(path: &Path) -> Result<(), String> {
                 master: master.name.clone(),
                 address: master.control,
                 playbook: playbook_path(&config.host.state_dir, &master.name),
+                mesh_salt,
                 fast: fast.clone(),
             };
             tokio::task::spawn_local(link.run(endpoint, documents));
@@ -131,7 +137,7 @@ pub fn run(path: &Path) -> Result<(), String> {
 }
 
 /// The configuration as the core takes it.
-fn core_config(config: &AgentConfig) -> startgun_core::agent::AgentConfig {
+fn core_config(config: &AgentConfig, mesh_salt: Option<MeshSalt>) -> startgun_core::agent::AgentConfig {
     let master = |master: &crate::config::MasterLink| MasterConfig {
         name: master.name.clone(),
         services: master.service_addresses.clone(),
@@ -157,7 +163,7 @@ fn core_config(config: &AgentConfig) -> startgun_core::agent::AgentConfig {
         exchange_interval: config.exchange_interval,
         horizon: HORIZON,
         limits: config.limits,
-        mesh: None,
+        mesh: mesh_salt.map(|salt| MeshConfig { name: config.host.name.clone(), salt }),
     }
 }
 

@@ -83,7 +83,6 @@ const KEY_BYTES: usize = 32;
 ///
 /// # Errors
 /// Where the system gives no random numbers.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the mesh of the agent's fast thread"))]
 pub fn fresh_salt() -> Result<MeshSalt, Unspecified> {
     random()
 }
@@ -174,7 +173,6 @@ impl MeshSecret {
     /// The public key that a certificate carries; `None` where it carries none, or a malformed
     /// one. It proves nothing: call it on certificates that
     /// [`ClientTls::check_peer_agent`](super::tls::ClientTls::check_peer_agent) accepted.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the mesh of the agent's fast thread"))]
     pub fn public_key_of(certificate: &[u8]) -> Option<[u8; KEY_BYTES]> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         public_key_in(certificate.extensions()).ok().flatten()
@@ -188,7 +186,6 @@ impl MeshSecret {
     /// and where both names are one: an agent has no secret with itself.
     ///
     /// The same salts give the same secret again; see the module on counters.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the mesh of the agent's fast thread"))]
     pub fn pair_secret(
         &self,
         peer_public: &[u8; KEY_BYTES],
@@ -223,7 +220,6 @@ impl MeshSecret {
 #[derive(Debug, Clone)]
 pub enum MeshStanding {
     /// It can, with this key.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the mesh of the agent's fast thread"))]
     Ready(Arc<MeshSecret>),
     /// Its configuration names no key.
     NotConfigured,

@@ -194,7 +194,6 @@ impl ClientTls {
     ///
     /// # Errors
     /// [`Refusal`], with which the peer must be left out of the mesh.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the mesh of the agent's fast thread"))]
     pub fn check_peer_agent(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, Refusal> {
         self.built.verifier.check_agent(chain, UnixTime::now())
     }
