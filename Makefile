@@ -1,10 +1,10 @@
 # Everything that this repository can do, by one word each. CI runs `make lint` and `make test`, and nothing else.
 
 CARGO ?= cargo
-# Passed on to the demo: make demo ARGS="--scenario lan --seconds 10"
+# Passed on to the demo and to bench-clock: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench
+.PHONY: help demo demo-deps test lint bench bench-clock
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test       run all tests; each skipped one is named with its reason"
 	@echo "make lint       formatting, clippy, licences of the dependencies"
 	@echo "make bench      run the benches"
+	@echo "make bench-clock  Startgun's clock beside chrony's, ten minutes, as root (ARGS=--quick for some seconds)"
 
 demo:
 	@scripts/demo-deps || echo "make demo: going on with what is installed; without any, a built-in stub asks"
@@ -30,3 +31,7 @@ lint:
 
 bench:
 	$(CARGO) bench --locked -p startgun-sim --bench shard
+
+bench-clock:
+	scripts/bench-deps
+	$(CARGO) bench --locked -p startgun --bench clock -- $(ARGS)

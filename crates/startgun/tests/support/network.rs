@@ -75,6 +75,30 @@ impl Network {
     }
 }
 
+/// Two hosts on the two ends of one veth pair, with nothing in between.
+///
+/// # Errors
+/// A sentence that says what is missing here.
+pub fn direct([near, far]: [Ipv4Addr; 2], processes: &Arc<ProcessGroup>) -> Result<[Host; 2], String> {
+    let host = |address: Ipv4Addr| -> Result<Host, String> {
+        let namespace = Namespace::create(&format!("host-{address}")).map_err(|error| error.to_string())?;
+        Ok(Host { address, namespace, processes: Arc::clone(processes) })
+    };
+    let hosts = [host(near)?, host(far)?];
+    // As above: this path is good for as long as this process keeps the descriptor.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), hosts[1].namespace.descriptor().as_raw_fd());
+    hosts[0].run(move || ip(&format!("link add eth0 type veth peer name eth0 netns {path}")))?;
+    for (host, peer) in [(&hosts[0], far), (&hosts[1], near)] {
+        let own = host.address;
+        host.run(move || -> Result<(), String> {
+            ip("link set lo up")?;
+            ip(&format!("addr add {own} peer {peer} dev eth0"))?;
+            ip("link set eth0 up")
+        })?;
+    }
+    Ok(hosts)
+}
+
 impl Host {
     /// Starts a program on this host; it ends with the network at the latest.
     pub fn spawn(&self, command: Command) -> Process {
