@@ -173,6 +173,24 @@ impl Outcome {
         }
     }
 
+    /// For the test of the bench; says nothing about how good anybody is.
+    ///
+    /// # Panics
+    /// Where a row is missing, a side had no time, or a proven bound did not hold.
+    pub fn check(&self) {
+        let rows = self.rows();
+        let names: Vec<_> = rows.iter().map(|row| (row.path, row.poll)).collect();
+        for path in ["veth", "wan-40-40", "wan-20-60"] {
+            for poll in ["equal", "own"] {
+                assert!(names.contains(&(path, poll)), "{path}, {poll} is not in {names:?}");
+            }
+        }
+        for row in rows {
+            assert!(row.startgun.samples > 0, "{}, {}: no instant at which both had a time", row.path, row.poll);
+            assert_eq!(row.startgun.bound_violations, 0, "{}, {}", row.path, row.poll);
+        }
+    }
+
     /// For people.
     pub fn table(&self, arguments: &Arguments, chrony: &str, steal: f64) -> String {
         let mut text = format!(
