@@ -1,4 +1,6 @@
 //! Startgun's masters and agents, one of each to a lane, and what the agents wrote down.
+//!
+//! What is compared is what one path gives: no mesh, and the host's own clock, which is the truth here, is not asked.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -90,7 +92,7 @@ pub fn write(directory: &FilePath, lane: &Lane, pair: Pair<'_>) -> Result<(), St
         format!("propagation_ms = {{ to_master = {to_master:?}, from_master = {from_master:?} }}\n")
     });
     let agent_toml = format!(
-        "{}audit_log = \"{agent}.jsonl\"\n{}[clock]\nexchange_interval_ms = {}\n\
+        "{}audit_log = \"{agent}.jsonl\"\n{}[clock]\nsource = \"master\"\nmesh = false\nexchange_interval_ms = {}\n\
          [[master]]\nname = \"{master}\"\ncontrol = \"{address}:8530\"\nservice_addresses = [\"{address}:53\"]\n{propagation}",
         head("agent", &agent, pair.agent),
         tables(&agent, AGENT_OFFSET_NS),

@@ -34,7 +34,8 @@ pub enum Path {
 }
 
 impl Path {
-    const ALL: [Path; 4] = [Path::Veth, Path::Wan4040, Path::Wan2060, Path::Wan2060Configured];
+    /// All of them.
+    pub const ALL: [Path; 4] = [Path::Veth, Path::Wan4040, Path::Wan2060, Path::Wan2060Configured];
 
     /// As in the report.
     pub fn name(self) -> &'static str {

@@ -180,7 +180,7 @@ impl Outcome {
     pub fn check(&self) {
         let rows = self.rows();
         let names: Vec<_> = rows.iter().map(|row| (row.path, row.poll)).collect();
-        for path in ["veth", "wan-40-40", "wan-20-60"] {
+        for path in Path::ALL.map(Path::name) {
             for poll in ["equal", "own"] {
                 assert!(names.contains(&(path, poll)), "{path}, {poll} is not in {names:?}");
             }
