@@ -28,9 +28,10 @@
 //! comes from the process itself. So no process ever seals with a key that an earlier one of its
 //! name has sealed with, whatever it is told, as long as two salts of 128 random bits differ.
 //! Within one process the own salt is constant, and the same peer salt told again yields the same
-//! secret again: by a lie, or because a peer left a master's list and came back. Whoever makes seals of these secrets must therefore **never begin the counter of
-//! a later seal below the end of an earlier one of the same process**; one counter for all of the
-//! mesh does that without remembering any salt.
+//! secret again: by a lie, or because a peer left a master's list and came back. Whoever makes
+//! seals of these secrets must therefore **never begin the counter of a later seal below the end
+//! of an earlier one of the same process**. The core's mesh keeps the counters and replay windows
+//! of sessions that have ended, and takes no further peer in where it cannot keep more.
 //!
 //! References: RFC 7748 (X25519, section 6.1 on results of zero), RFC 5869 (HKDF), RFC 8410.
 
