@@ -47,6 +47,53 @@ impl fmt::Debug for SimTime {
 
 /// Parts per billion, and nanoseconds per second.
 const BILLION: i128 = 1_000_000_000;
+/// Clocks are summed in so many parts of a nanosecond: with four summands rounded down to a thousandth, the sum still
+/// never falls while true time rises.
+const PARTS: i128 = 1_000;
+/// Steps by which [`HostClock::when`] closes in: each divides the distance by 500 (a rate of 2,000 ppm at most), from
+/// 2 × 10^7 s of a day's work × 10^9 down to a nanosecond.
+const CLOSING_IN: usize = 8;
+
+/// A rate that wanders: up to `amplitude_ppb` and down again, in straight lines, for ever.
+///
+/// A triangle rather than a sine or a random walk: its integral is exact in integers at any instant, and its slope,
+/// 4 × `amplitude_ppb` / `period`, is a figure to reason with. A sum of several with periods that do not divide each
+/// other looks like weather.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wander {
+    /// Greatest rate, either way, in parts per billion; at most 500,000.
+    pub amplitude_ppb: i64,
+    /// From slowest to fastest and back; zero for no wander.
+    pub period: Span,
+    /// How far into the period the world begins; from 0 to `period`.
+    pub phase: Span,
+}
+
+impl Wander {
+    /// Greatest change of the rate, in parts per billion and second.
+    pub fn slope_ppb_per_s(&self) -> i64 {
+        let period = i128::from(self.period.as_nanos());
+        if period == 0 { 0 } else { (4 * i128::from(self.amplitude_ppb) * BILLION / period) as i64 }
+    }
+
+    /// What the clock has gained since the world began, in [`PARTS`] of a nanosecond, rounded down.
+    fn gained(&self, at: SimTime) -> i128 {
+        let period = i128::from(self.period.as_nanos());
+        if period <= 0 {
+            return 0;
+        }
+        let phase = i128::from(self.phase.as_nanos());
+        // The integral of the rate from the period's beginning; zero at its beginning, middle and end. In the first
+        // half the rate rises from −A, which gives −A·u + 2·A·u²/P, or −A·v·(P − v) / 2P for v = 2u; the second half
+        // is the same with the other sign.
+        let since_slowest = |t: i128| {
+            let twice = 2 * t.rem_euclid(period);
+            let (v, sign) = if twice < period { (twice, -1) } else { (twice - period, 1) };
+            sign * i128::from(self.amplitude_ppb) * v * (period - v) * PARTS / (2 * period)
+        };
+        (since_slowest(i128::from(at.0) + phase) - since_slowest(phase)).div_euclid(BILLION)
+    }
+}
 
 /// A host's clock: wrong from the start, and running at its own rate.
 ///
@@ -58,23 +105,34 @@ pub struct HostClock {
     /// How much faster than true time it runs, in parts per billion (1,000 are one part per million); must lie
     /// between −1,000,000 and 1,000,000.
     pub drift_ppb: i64,
+    /// By how much that changes with time.
+    pub wander: [Wander; 2],
 }
 
 impl HostClock {
     /// What the clock shows at a true instant, rounded down.
     pub fn read(&self, at: SimTime) -> LocalTime {
         let elapsed = i128::from(at.0);
-        let drifted = (elapsed * i128::from(self.drift_ppb)).div_euclid(BILLION);
-        LocalTime::from_nanos(saturate(elapsed + drifted + i128::from(self.offset.as_nanos())))
+        let drifted = (elapsed * i128::from(self.drift_ppb) * PARTS).div_euclid(BILLION);
+        let wandered: i128 = self.wander.iter().map(|wander| wander.gained(at)).sum();
+        let gained = (drifted + wandered).div_euclid(PARTS);
+        LocalTime::from_nanos(saturate(elapsed + gained + i128::from(self.offset.as_nanos())))
     }
 
     /// The first true instant at which the clock shows `local` or more.
     pub fn when(&self, local: LocalTime) -> SimTime {
         let shown = i128::from(local.as_nanos()) - i128::from(self.offset.as_nanos());
-        let guess = (shown * BILLION).div_euclid(BILLION + i128::from(self.drift_ppb));
-        // Two roundings down, of less than a nanosecond each: the answer lies within 2 ns of the guess.
-        let near = (-2..=3).map(|by| SimTime(saturate(guess + by)));
-        near.into_iter().find(|at| self.read(*at) >= local).unwrap_or(SimTime(saturate(guess)))
+        let mut guess = SimTime(saturate((shown * BILLION).div_euclid(BILLION + i128::from(self.drift_ppb))));
+        for _ in 0..CLOSING_IN {
+            let missing = local - self.read(guess);
+            if missing == Span::ZERO {
+                break;
+            }
+            guess = guess + missing;
+        }
+        // Roundings down, of less than a nanosecond each: the answer lies within 2 ns of the guess.
+        let near = (-3..=3).map(|by| SimTime(guess.0.saturating_add(by)));
+        near.into_iter().find(|at| self.read(*at) >= local).unwrap_or(guess)
     }
 }
 
@@ -86,10 +144,18 @@ fn saturate(nanos: i128) -> i64 {
 mod tests {
     use super::*;
 
+    const WEATHER: [Wander; 2] = [
+        Wander { amplitude_ppb: 80_000, period: Span::from_secs(107), phase: Span::from_secs(31) },
+        Wander { amplitude_ppb: 20_000, period: Span::from_nanos(7_000_000_001), phase: Span::ZERO },
+    ];
+
     #[test]
     fn when_is_the_first_instant_that_shows_the_time() {
-        for drift_ppb in [-90_000, -1, 0, 1, 33_333, 90_000] {
-            let clock = HostClock { offset: Span::from_secs(-7), drift_ppb };
+        for (drift_ppb, wander) in [-90_000, -1, 0, 1, 33_333, 90_000]
+            .into_iter()
+            .flat_map(|drift| [(drift, [Wander::default(); 2]), (drift, WEATHER)])
+        {
+            let clock = HostClock { offset: Span::from_secs(-7), drift_ppb, wander };
             for nanos in [-5_000_000_000, -7, 0, 1, 999_999_937, 86_400_000_000_001] {
                 let local = LocalTime::from_nanos(nanos);
                 let at = clock.when(local);
@@ -101,7 +167,34 @@ mod tests {
 
     #[test]
     fn a_fast_clock_gains_its_drift() {
-        let clock = HostClock { offset: Span::from_millis(3), drift_ppb: 50_000 };
+        let clock = HostClock { offset: Span::from_millis(3), drift_ppb: 50_000, ..HostClock::default() };
         assert_eq!(clock.read(SimTime::from_nanos(10_000_000_000)), LocalTime::from_nanos(10_003_500_000));
+    }
+
+    #[test]
+    fn a_wandering_rate_stays_in_its_range_and_changes_no_faster_than_it_says() {
+        let clock = HostClock { wander: [WEATHER[0], Wander::default()], ..HostClock::default() };
+        assert_eq!(WEATHER[0].slope_ppb_per_s(), 2_990);
+        let gained = |second: i64| {
+            let at = SimTime::from_nanos(second * 1_000_000_000);
+            clock.read(at).as_nanos() - at.as_nanos()
+        };
+        let rates: Vec<i64> = (0..214).map(|second| gained(second + 1) - gained(second)).collect();
+        let (least, greatest) = (rates.iter().min(), rates.iter().max());
+        assert!(least.is_some_and(|rate| (-80_000..-78_000).contains(rate)), "{least:?}");
+        assert!(greatest.is_some_and(|rate| (78_000..80_001).contains(rate)), "{greatest:?}");
+        assert!(rates.windows(2).all(|pair| (pair[1] - pair[0]).abs() <= 2_993), "{rates:?}");
+        // Two whole periods leave nothing.
+        assert!(gained(214).abs() <= 1, "{}", gained(214));
+    }
+
+    #[test]
+    fn a_wandering_clock_never_goes_back() {
+        let clock = HostClock { drift_ppb: -33_333, wander: WEATHER, ..HostClock::default() };
+        for start in [0, 53_499_999_900, 106_999_999_900, 1_234_567_890_123] {
+            for nanos in start..start + 5_000 {
+                assert!(clock.read(SimTime(nanos + 1)) >= clock.read(SimTime(nanos)), "at {nanos}");
+            }
+        }
     }
 }

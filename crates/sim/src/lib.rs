@@ -39,7 +39,7 @@ mod records;
 mod trace;
 mod world;
 
-pub use clock::{HostClock, SimTime};
-pub use options::{AgentOptions, Host, MAX_HOSTS, MasterOptions, Options, Path};
-pub use records::{Arrival, DepartureRecord, Finish, ReadingRecord};
+pub use clock::{HostClock, SimTime, Wander};
+pub use options::{AgentOptions, Bursts, Hold, Host, MAX_HOSTS, MasterOptions, Options, Path};
+pub use records::{Arrival, DepartureRecord, Finish, Occasion, ReadingRecord};
 pub use world::World;

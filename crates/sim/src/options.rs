@@ -7,7 +7,7 @@ use startgun_core::playbook::LatePolicy;
 use startgun_core::time::Span;
 use std::collections::BTreeMap;
 
-use crate::clock::HostClock;
+use crate::clock::{HostClock, SimTime};
 use crate::random::Random;
 
 /// Most masters, agents or clients of one kind: each has an address of its own in a /24.
@@ -25,7 +25,9 @@ pub enum Host {
 }
 
 /// What happens to packets from one host to another. The control channel takes the delay alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The delay of a packet is the sum of all that is named here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Path {
     /// One way, for every packet.
     pub delay: Span,
@@ -36,12 +38,67 @@ pub struct Path {
     pub loss_ppm: u32,
     /// Of a million packets, so many arrive twice, each copy with its own jitter and chance of loss.
     pub duplication_ppm: u32,
+    /// Of a million packets, so many wait for another exponential, of this mean: a heavy tail, or, where the mean
+    /// exceeds the time between packets, reordering.
+    pub tail: (u32, Span),
+    /// Queues that build up and drain.
+    pub bursts: Option<Bursts>,
+    /// Somebody on the path holds packets back.
+    pub hold: Option<Hold>,
 }
 
 impl Path {
     /// A path that only delays.
     pub const fn of(delay: Span) -> Self {
-        Path { delay, jitter_mean: Span::ZERO, loss_ppm: 0, duplication_ppm: 0 }
+        Path {
+            delay,
+            jitter_mean: Span::ZERO,
+            loss_ppm: 0,
+            duplication_ppm: 0,
+            tail: (0, Span::ZERO),
+            bursts: None,
+            hold: None,
+        }
+    }
+}
+
+/// Queueing that successive packets share: once in every stretch of time, at a moment and with a height that chance
+/// decides, a queue fills up in the first quarter of the burst and drains in the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bursts {
+    /// Length of a stretch; more than zero.
+    pub every: Span,
+    /// Length of a burst; more than zero, at most `every`.
+    pub length: Span,
+    /// Greatest wait in the highest burst; each burst's own is between nothing and this.
+    pub peak: Span,
+}
+
+/// An attacker on the path, who can hold packets back but not read, alter or forge them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// From when on.
+    pub from: SimTime,
+    /// How long it takes to reach the greatest delay, in a straight line; zero for at once.
+    pub ramp: Span,
+    /// The greatest delay.
+    pub most: Span,
+    /// Of a million packets, so many are held: the rest passes, to look innocent.
+    pub share_ppm: u32,
+}
+
+impl Hold {
+    /// By how much a packet that is held at `now` comes later.
+    pub(crate) fn delay(&self, now: SimTime) -> Span {
+        let since = (now - self.from).as_nanos();
+        let ramp = self.ramp.as_nanos();
+        if since < 0 {
+            Span::ZERO
+        } else if since >= ramp {
+            self.most
+        } else {
+            Span::from_nanos((i128::from(self.most.as_nanos()) * i128::from(since) / i128::from(ramp)) as i64)
+        }
     }
 }
 
@@ -79,7 +136,7 @@ pub struct MasterOptions {
 impl Default for MasterOptions {
     fn default() -> Self {
         MasterOptions {
-            clock: HostClock { offset: Span::from_secs(1_000), drift_ppb: 0 },
+            clock: HostClock { offset: Span::from_secs(1_000), ..HostClock::default() },
             shards: 1,
             delay: Delay::Cover { share: 1.0, margin: Span::from_millis(5) },
             transmit: Transmit::At,
@@ -163,6 +220,12 @@ pub struct Options {
     pub default_path: Path,
     /// Paths of ordered pairs, from the first to the second.
     pub paths: BTreeMap<(Host, Host), Path>,
+    /// Whether the trace is kept. Without it a world is faster, and its digest says nothing.
+    pub trace: bool,
+    /// Mean time between two instants, drawn from an exponential, at which each agent's clock is read and judged
+    /// besides the readings after exchanges, which are the most favourable; departures' readings are then judged,
+    /// too. Zero for never. The draw has a stream of its own.
+    pub readings_between: Span,
 }
 
 impl Options {
@@ -174,6 +237,8 @@ impl Options {
             clients,
             default_path: Path::of(Span::from_millis(20)),
             paths: BTreeMap::new(),
+            trace: true,
+            readings_between: Span::ZERO,
         }
     }
 
@@ -186,10 +251,11 @@ impl Options {
         let mut clock = || HostClock {
             offset: Span::from_nanos(between(-10_000_000_000, 10_000_000_000)),
             drift_ppb: between(-50_000, 50_000),
+            ..HostClock::default()
         };
         // A clock that counts from the host's boot is never negative on a master.
-        let HostClock { offset, drift_ppb } = clock();
-        options.masters[0].clock = HostClock { offset: offset + Span::from_secs(100), drift_ppb };
+        let drawn = clock();
+        options.masters[0].clock = HostClock { offset: drawn.offset + Span::from_secs(100), ..drawn };
         options.agents.iter_mut().for_each(|agent| agent.clock = clock());
         let hosts: Vec<Host> = core::iter::once(Host::Master(0))
             .chain((0..agents).map(Host::Agent))

@@ -78,6 +78,10 @@ pub struct DepartureRecord {
     pub race_time: RaceTime,
     /// The agent's estimate of the race time at that instant, less the truth.
     pub clock_error: Option<Span>,
+    /// The proven bound that the agent's clock stated at that instant.
+    pub bound: Option<Span>,
+    /// Whether it followed a fault that no clock can know of, before a whole exchange since.
+    pub blind: bool,
     /// The query that it answers: an index of [`crate::World::finishes`].
     pub finish: Option<usize>,
 }
@@ -89,6 +93,17 @@ impl DepartureRecord {
     }
 }
 
+/// When a clock was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// After an exchange or a signal: the most favourable moment.
+    Exchange,
+    /// At an instant that chance decided.
+    Chance,
+    /// At a departure.
+    Departure,
+}
+
 /// An agent's clock reading, beside the truth.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadingRecord {
@@ -96,6 +111,8 @@ pub struct ReadingRecord {
     pub agent: usize,
     /// Of which master's timeline.
     pub master: usize,
+    /// Why then.
+    pub occasion: Occasion,
     /// When, truly.
     pub at: SimTime,
     /// Estimate − truth.
@@ -106,6 +123,8 @@ pub struct ReadingRecord {
     pub expected_error: Span,
     /// Whether the interval contains the truth.
     pub holds: bool,
+    /// Whether it followed a fault that no clock can know of, before a whole exchange since: a bound may be wrong then.
+    pub blind: bool,
 }
 
 /// Id, TC and addresses of an answer; `None` for bytes that are none.

@@ -19,12 +19,13 @@ pub(crate) const DIGEST_START: u64 = 0xcbf2_9ce4_8422_2325;
 pub(crate) struct Trace {
     text: String,
     line: String,
+    kept: bool,
     pub(crate) digest: u64,
 }
 
 impl Trace {
-    pub(crate) fn new() -> Self {
-        Trace { text: String::new(), line: String::new(), digest: DIGEST_START }
+    pub(crate) fn new(kept: bool) -> Self {
+        Trace { text: String::new(), line: String::new(), kept, digest: DIGEST_START }
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -32,6 +33,9 @@ impl Trace {
     }
 
     pub(crate) fn note(&mut self, at: SimTime, what: fmt::Arguments<'_>) {
+        if !self.kept {
+            return;
+        }
         self.line.clear();
         // Writing to a String cannot fail.
         let _ = writeln!(self.line, "{:>14} {what}", at.as_nanos());

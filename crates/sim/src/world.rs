@@ -3,6 +3,7 @@
 mod address;
 mod agents;
 mod control;
+mod faults;
 mod masters;
 mod network;
 mod setup;
@@ -35,7 +36,7 @@ const PORTS: usize = 50_000;
 /// What is going to happen.
 enum Event {
     /// A datagram reaches a host.
-    Arrive { sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8> },
+    Arrive { sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>, exchange: Option<u32> },
     /// An agent opens a control connection.
     Dial { agent: usize, link: usize },
     /// A document reaches a master.
@@ -54,6 +55,10 @@ enum Event {
     TakeQuery { master: usize, shard: usize, process: u64 },
     /// A departure is due, unless another has taken its place.
     Depart { agent: usize, key: DepartureKey, generation: u64 },
+    /// An agent that was halted goes on.
+    Resume { agent: usize },
+    /// An agent's clocks are read, to be judged.
+    ReadClocks { agent: usize },
 }
 
 /// A deterministic world. Its machines are driven by [`World::run_until`]; everything else says what happens next or
@@ -65,6 +70,8 @@ pub struct World {
     sequence: u64,
     events: BTreeMap<(SimTime, u64), Event>,
     random: Random,
+    /// When clocks are read by chance.
+    moments: Random,
     masters: Vec<MasterHost>,
     agents: Vec<AgentHost>,
     connections: BTreeMap<u64, Connection>,
@@ -98,6 +105,7 @@ impl World {
             })
             .collect();
         let agents = (0..options.agents.len()).map(|agent| AgentHost::start(&options, agent)).collect();
+        let trace = Trace::new(options.trace);
         let mut world = World {
             options,
             seed,
@@ -105,6 +113,7 @@ impl World {
             sequence: 0,
             events: BTreeMap::new(),
             random,
+            moments: Random::named(seed, [u64::from_be_bytes(*b"readings"), 0, 0]),
             masters,
             agents,
             connections: BTreeMap::new(),
@@ -113,7 +122,7 @@ impl World {
             queries: BTreeMap::new(),
             departures: Vec::new(),
             readings: Vec::new(),
-            trace: Trace::new(),
+            trace,
         };
         for master in 0..world.masters.len() {
             world.after_start(master);
@@ -123,6 +132,9 @@ impl World {
                 world.schedule(SimTime::ZERO, Event::Dial { agent, link });
             }
             world.drain_agent(agent);
+            if world.options.readings_between > Span::ZERO {
+                world.read_by_chance(agent);
+            }
         }
         world
     }
@@ -179,8 +191,9 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        let Some(event) = self.put_off(event) else { return };
         match event {
-            Event::Arrive { sender, source, to, bytes } => self.arrive(sender, source, to, bytes),
+            Event::Arrive { sender, source, to, bytes, exchange } => self.arrive(sender, source, to, bytes, exchange),
             Event::Dial { agent, link } => self.dial(agent, link),
             Event::ToMaster { connection, message } => self.hear_at_master(connection, message),
             Event::ToAgent { connection, message } => self.hear_at_agent(connection, message),
@@ -190,6 +203,8 @@ impl World {
             Event::WakeRoster { master, process } => self.wake_roster(master, process),
             Event::TakeQuery { master, shard, process } => self.take_query(master, shard, process),
             Event::Depart { agent, key, generation } => self.depart(agent, key, generation),
+            Event::Resume { agent } => self.resume_agent(agent),
+            Event::ReadClocks { agent } => self.read_by_chance(agent),
         }
     }
 
@@ -272,9 +287,20 @@ impl World {
         &self.departures
     }
 
-    /// Every clock reading so far, in order: one after each exchange and signal that an agent heard.
+    /// Every clock reading so far, in order: one after each exchange and signal that an agent heard, and those that
+    /// [`Options::readings_between`] asks for.
     pub fn readings(&self) -> &[ReadingRecord] {
         &self.readings
+    }
+
+    /// Takes the departures so far away, for a caller that folds them as they come.
+    pub fn take_departures(&mut self) -> Vec<DepartureRecord> {
+        core::mem::take(&mut self.departures)
+    }
+
+    /// Takes the readings so far away, for a caller that folds them as they come.
+    pub fn take_readings(&mut self) -> Vec<ReadingRecord> {
+        core::mem::take(&mut self.readings)
     }
 
     /// What happened: one line per event, true nanoseconds first. It ends after 64 MiB; the
@@ -306,9 +332,12 @@ impl World {
     /// If the agent does not serve that master.
     pub fn stand_down(&self, agent: usize, master: usize) -> Option<StandDown> {
         let host = &self.agents[agent];
-        let link = host.links.iter().position(|link| link.master == master);
-        let Some(link) = link else { panic!("agent {agent} does not serve master {master}") };
-        host.agent.report(host.clock.read(self.now), link).stand_down
+        host.agent.stand_down(host.clock.read(self.now), self.link_of(agent, master))
+    }
+
+    fn link_of(&self, agent: usize, master: usize) -> usize {
+        let link = self.agents[agent].links.iter().position(|link| link.master == master);
+        link.unwrap_or_else(|| panic!("agent {agent} does not serve master {master}"))
     }
 
     /// Which races a master can order an agent to run.

@@ -92,11 +92,11 @@ fn new_keys_leave_no_gap() {
 fn an_agent_serves_several_masters_each_on_its_own_timeline() {
     let mut options = Options::scattered(AGENTS, 1, 6);
     options.masters.push(MasterOptions {
-        clock: HostClock { offset: Span::from_secs(86_400), drift_ppb: -30_000 },
+        clock: HostClock { offset: Span::from_secs(86_400), drift_ppb: -30_000, ..HostClock::default() },
         ..MasterOptions::default()
     });
     options.masters.push(MasterOptions {
-        clock: HostClock { offset: Span::from_secs(50), drift_ppb: 20_000 },
+        clock: HostClock { offset: Span::from_secs(50), drift_ppb: 20_000, ..HostClock::default() },
         shards: 3,
         ..MasterOptions::default()
     });

@@ -18,7 +18,7 @@ mod readiness;
 
 use crate::clock::host::HostTime;
 use crate::clock::{ClockConfig, Reading, Update};
-use crate::control::{AgentReport, MeshFigures, MeshSalt, ToAgent, ToMaster};
+use crate::control::{AgentReport, MeshFigures, MeshSalt, StandDown, ToAgent, ToMaster};
 use crate::dns::answer::{Response, Transport};
 use crate::dns::query::{Query, Verdict};
 use crate::playbook::{LatePolicy, PreparedPlaybook};
@@ -793,6 +793,16 @@ impl Agent {
     /// What is to be done next; `None` when everything was handed out.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// One master's timeline at a local instant, as this agent knows it; `None` before the first exchange.
+    pub fn reading(&self, at: LocalTime, master: usize) -> Option<Reading> {
+        self.links[master].clock().read(at)
+    }
+
+    /// Why the agent stands down for one master; `None` when it is ready.
+    pub fn stand_down(&self, now: LocalTime, master: usize) -> Option<StandDown> {
+        self.links[master].stand_down(&self.config, now)
     }
 
     /// How the agent is towards one master.

@@ -1,15 +1,16 @@
 //! Driving the agents, and holding their clocks against the truth.
 
-use startgun_core::agent::{Agent, Audit, Departure, DepartureKey, DepartureOutcome, Output};
+use startgun_core::agent::{Agent, Audit, Departure, DepartureKey, DepartureOutcome, Output, Stamped};
 use startgun_core::clock::Reading;
 use startgun_core::time::{Epoch, RaceTime, Span};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::address::{fast_path, host_at};
+use super::faults::{Exchanges, Halt, Queued};
 use super::{Event, World, setup};
 use crate::clock::{HostClock, SimTime};
 use crate::options::{Host, Options};
-use crate::records::{DepartureRecord, MAX_RECORDS, ReadingRecord};
+use crate::records::{DepartureRecord, MAX_RECORDS, Occasion, ReadingRecord};
 
 /// An agent's connection to one of its masters.
 pub(super) struct LinkHost {
@@ -17,11 +18,13 @@ pub(super) struct LinkHost {
     /// The epoch that the master last named: it says which of the master's clocks is the truth.
     pub(super) epoch: Option<Epoch>,
     pub(super) connection: Option<u64>,
+    pub(super) exchanges: Exchanges,
 }
 
-/// A departure that waits, and how often its key was used.
-struct Waiting {
+/// A departure that waits, how often its key was used, and how late the thread will be.
+pub(super) struct Waiting {
     generation: u64,
+    lateness: Span,
     departure: Departure,
 }
 
@@ -31,9 +34,11 @@ pub(super) struct AgentHost {
     pub(super) agent: Agent,
     pub(super) alive: bool,
     pub(super) links: Vec<LinkHost>,
-    wake_at: Option<SimTime>,
-    waiting: BTreeMap<DepartureKey, Waiting>,
+    pub(super) wake_at: Option<SimTime>,
+    pub(super) waiting: BTreeMap<DepartureKey, Waiting>,
     generation: u64,
+    pub(super) halted: Option<Halt>,
+    pub(super) socket: VecDeque<Queued>,
 }
 
 impl AgentHost {
@@ -43,10 +48,16 @@ impl AgentHost {
             clock: own.clock,
             agent: Agent::new(setup::agent_config(own, number), own.clock.read(SimTime::ZERO)),
             alive: true,
-            links: own.masters.iter().map(|&master| LinkHost { master, epoch: None, connection: None }).collect(),
+            links: own
+                .masters
+                .iter()
+                .map(|&master| LinkHost { master, epoch: None, connection: None, exchanges: Exchanges::default() })
+                .collect(),
             wake_at: None,
             waiting: BTreeMap::new(),
             generation: 0,
+            halted: None,
+            socket: VecDeque::new(),
         }
     }
 }
@@ -57,14 +68,30 @@ impl World {
         self.note(format_args!("kill agent {agent}"));
         self.agents[agent].alive = false;
         self.agents[agent].waiting.clear();
+        self.agents[agent].socket.clear();
     }
 
-    pub(super) fn datagram_at_agent(&mut self, agent: usize, bytes: &[u8]) {
+    pub(super) fn datagram_at_agent(&mut self, agent: usize, by: Host, bytes: Vec<u8>, exchange: Option<u32>) {
         if !self.agents[agent].alive {
             return;
         }
+        let received_at = self.agents[agent].clock.read(self.now);
+        let queued = Queued { received_at, by, bytes, exchange };
+        if self.agents[agent].halted.is_some() {
+            return self.queue_at_agent(agent, queued);
+        }
+        self.take_datagram(agent, &queued);
+    }
+
+    /// The process takes a datagram from its socket.
+    pub(super) fn take_datagram(&mut self, agent: usize, queued: &Queued) {
+        if let (Host::Master(master), Some(exchange)) = (queued.by, queued.exchange)
+            && let Some(link) = self.agents[agent].links.iter_mut().find(|link| link.master == master)
+        {
+            link.exchanges.note_reply(exchange);
+        }
         let now = self.agents[agent].clock.read(self.now);
-        self.agents[agent].agent.handle_datagram(now, now, bytes);
+        self.agents[agent].agent.handle_datagram(now, queued.received_at, &queued.bytes);
         self.drain_agent(agent);
     }
 
@@ -93,6 +120,9 @@ impl World {
                         let host = &mut self.agents[agent];
                         let now = host.clock.read(self.now);
                         host.agent.handle_transmit_stamp(stamped, now);
+                        if let Stamped::Request(link, exchange) = stamped {
+                            host.links[link].exchanges.note_request(exchange, self.now);
+                        }
                     }
                 }
                 Output::Depart(departure) => self.await_departure(agent, departure),
@@ -125,12 +155,26 @@ impl World {
     /// The departure thread's part: wait until the host's own clock shows the time, and then a little.
     fn await_departure(&mut self, agent: usize, departure: Departure) {
         let lateness = self.random.exponential(self.options.agents[agent].departure_lateness_mean);
+        self.time_departure(agent, departure, lateness);
+    }
+
+    /// Fixes the true instant of a departure, by the host's clock as it is now.
+    fn time_departure(&mut self, agent: usize, departure: Departure, lateness: Span) {
         let host = &mut self.agents[agent];
         host.generation += 1;
         let (key, generation) = (departure.key, host.generation);
         let at = host.clock.when(departure.at).max(self.now) + lateness;
-        host.waiting.insert(key, Waiting { generation, departure });
+        host.waiting.insert(key, Waiting { generation, lateness, departure });
         self.schedule(at, Event::Depart { agent, key, generation });
+    }
+
+    /// After a change of the host's clock: everything that waits for a time of it waits anew.
+    pub(super) fn retime_agent(&mut self, agent: usize) {
+        for (_, Waiting { departure, lateness, .. }) in core::mem::take(&mut self.agents[agent].waiting) {
+            self.time_departure(agent, departure, lateness);
+        }
+        self.agents[agent].wake_at = None;
+        self.drain_agent(agent);
     }
 
     pub(super) fn depart(&mut self, agent: usize, key: DepartureKey, generation: u64) {
@@ -168,17 +212,19 @@ impl World {
     fn audit(&mut self, agent: usize, audit: Audit, finish: Option<usize>) {
         match audit {
             Audit::Clock { master: link, reading } => {
-                let record = self.judge(agent, link, &reading);
+                let record = self.judge(agent, link, Occasion::Exchange, &reading);
                 self.note(format_args!(
                     "clock agent {agent} of master {}: error {:?} bound {:?} expected {:?}",
                     record.master, record.error, record.bound, record.expected_error
                 ));
-                assert!(self.readings.len() < MAX_RECORDS, "at most {MAX_RECORDS} readings");
-                self.readings.push(record);
+                self.keep_reading(record);
             }
             Audit::Departure { master: link, race, revision, transmit_at, outcome, reading, .. } => {
                 let master = self.agents[agent].links[link].master;
-                let clock_error = reading.map(|reading| self.judge(agent, link, &reading).error);
+                let judged = reading.map(|reading| self.judge(agent, link, Occasion::Departure, &reading));
+                if let Some(record) = judged.filter(|_| self.options.readings_between > Span::ZERO) {
+                    self.keep_reading(record);
+                }
                 let race_time = RaceTime::of_master(self.masters[master].clock.read(self.now));
                 self.note(format_args!(
                     "departure agent {agent} master {master} race {race:x}.{revision} {outcome:?}, T {transmit_at:?}, truly {race_time:?}"
@@ -194,15 +240,49 @@ impl World {
                     outcome,
                     at,
                     race_time,
-                    clock_error,
+                    clock_error: judged.map(|record| record.error),
+                    bound: judged.map(|record| record.bound),
+                    blind: self.agents[agent].links[link].exchanges.blind(),
                     finish,
                 });
             }
         }
     }
 
+    fn keep_reading(&mut self, record: ReadingRecord) {
+        assert!(self.readings.len() < MAX_RECORDS, "at most {MAX_RECORDS} readings");
+        self.readings.push(record);
+    }
+
+    /// Reads an agent's clocks at an instant that chance decided, and decides the next.
+    pub(super) fn read_by_chance(&mut self, agent: usize) {
+        if self.agents[agent].alive && self.agents[agent].halted.is_none() {
+            for link in 0..self.agents[agent].links.len() {
+                if let Some(record) = self.read_link(agent, link) {
+                    self.keep_reading(record);
+                }
+            }
+        }
+        let next = self.now + self.moments.exponential(self.options.readings_between);
+        self.schedule(next, Event::ReadClocks { agent });
+    }
+
+    /// An agent's reading of a master's timeline now, beside the truth; `None` before its first exchange.
+    ///
+    /// # Panics
+    /// If the agent does not serve that master.
+    pub fn read_clock(&self, agent: usize, master: usize) -> Option<ReadingRecord> {
+        self.read_link(agent, self.link_of(agent, master))
+    }
+
+    fn read_link(&self, agent: usize, link: usize) -> Option<ReadingRecord> {
+        let host = &self.agents[agent];
+        let reading = host.agent.reading(host.clock.read(self.now), link)?;
+        Some(self.judge(agent, link, Occasion::Chance, &reading))
+    }
+
     /// Holds a reading against the truth at the instant that it was taken for.
-    fn judge(&self, agent: usize, link: usize, reading: &Reading) -> ReadingRecord {
+    fn judge(&self, agent: usize, link: usize, occasion: Occasion, reading: &Reading) -> ReadingRecord {
         let host = &self.agents[agent];
         let LinkHost { master, epoch, .. } = host.links[link];
         // A reply of the epoch before may have been under way while the master's host booted.
@@ -212,11 +292,13 @@ impl World {
         ReadingRecord {
             agent,
             master,
+            occasion,
             at: self.now,
             error,
             bound: reading.bound,
             expected_error: reading.expected_error,
             holds: reading.interval.contains(Span::from_nanos(truth.as_nanos())) && error.abs() <= reading.bound,
+            blind: host.links[link].exchanges.blind(),
         }
     }
 }

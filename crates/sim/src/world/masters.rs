@@ -15,7 +15,7 @@ use crate::options::{Host, Options};
 /// A shard and the wake-up that is scheduled for it.
 pub(super) struct ShardHost {
     pub(super) shard: Shard,
-    wake_at: Option<SimTime>,
+    pub(super) wake_at: Option<SimTime>,
 }
 
 /// A master's host with the process that runs on it.
@@ -23,7 +23,7 @@ pub(super) struct MasterHost {
     pub(super) clock: HostClock,
     /// Its clock in every epoch so far.
     pub(super) timelines: BTreeMap<Epoch, HostClock>,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     process: u64,
     pub(super) roster: Roster,
     pub(super) shards: Vec<ShardHost>,
@@ -78,8 +78,8 @@ impl World {
 
     /// Boots a master's host: a new epoch begins, and its clock shows `offset` more than it would have.
     pub fn reboot_master(&mut self, master: usize, offset: Span) {
-        let HostClock { offset: before, drift_ppb } = self.masters[master].clock;
-        let clock = HostClock { offset: before + offset, drift_ppb };
+        let before = self.masters[master].clock;
+        let clock = HostClock { offset: before.offset + offset, ..before };
         let epoch = Epoch(self.masters[master].epoch.0 + 1);
         self.replace_master(master, clock, epoch);
     }
@@ -212,7 +212,8 @@ impl World {
             match output {
                 Output::Reply { to, bytes, .. } => self.transmit(sender, service(master), to, bytes),
                 Output::Fast { to, bytes, exchange } => {
-                    self.transmit(sender, fast_path(sender), to, bytes);
+                    let number = exchange.map(|(_, exchange)| exchange);
+                    self.transmit_exchange(sender, fast_path(sender), to, bytes, number);
                     if let Some((session, exchange)) = exchange {
                         self.masters[master].shards[shard].shard.handle_transmit_stamp(session, exchange, now);
                     }

@@ -2,42 +2,98 @@
 
 use std::net::SocketAddr;
 
-use super::address::host_at;
+use startgun_core::time::Span;
+
+use super::address::{host_at, ip_of};
 use super::{Event, World};
-use crate::options::Host;
+use crate::options::{Bursts, Host, Path};
+use crate::random::Random;
 use crate::records::{Arrival, MAX_RECORDS, read_answer};
 use crate::trace::{DIGEST_START, digest};
 
 impl World {
     /// A host sends a datagram. Chance is drawn in the same order whatever happens to the packet before.
     pub(super) fn transmit(&mut self, sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        self.transmit_exchange(sender, source, to, bytes, None);
+    }
+
+    /// [`World::transmit`]; `exchange` says which one the datagram is the reply of.
+    pub(super) fn transmit_exchange(
+        &mut self,
+        sender: Host,
+        source: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+        exchange: Option<u32>,
+    ) {
         let Some(target) = host_at(to) else {
             return self.note(format_args!("lost {sender:?} -> {to}: nobody is there"));
         };
         let path = self.options.path(sender, target);
-        let content = digest(DIGEST_START, &bytes);
+        let content = if self.options.trace { digest(DIGEST_START, &bytes) } else { 0 };
         let length = bytes.len();
         let copies = 1 + usize::from(self.random.chance(path.duplication_ppm));
         for copy in 0..copies {
-            let delay = path.delay + self.random.exponential(path.jitter_mean);
+            let delay = self.delay(sender, target, &path);
             if self.random.chance(path.loss_ppm) {
                 self.note(format_args!("lost {sender:?} -> {target:?} {length} {content:016x} copy {copy}"));
                 continue;
             }
             self.note(format_args!("sent {sender:?} -> {target:?} {length} {content:016x} copy {copy} takes {delay}"));
-            let arrive = Event::Arrive { sender, source, to, bytes: bytes.clone() };
+            let arrive = Event::Arrive { sender, source, to, bytes: bytes.clone(), exchange };
             self.schedule(self.now + delay, arrive);
         }
     }
 
+    /// How long one packet takes.
+    fn delay(&mut self, from: Host, to: Host, path: &Path) -> Span {
+        let mut delay = path.delay + self.random.exponential(path.jitter_mean);
+        if self.random.chance(path.tail.0) {
+            delay += self.random.exponential(path.tail.1);
+        }
+        if let Some(bursts) = &path.bursts {
+            delay += self.queueing(from, to, bursts);
+        }
+        match &path.hold {
+            Some(hold) if self.random.chance(hold.share_ppm) => delay + hold.delay(self.now),
+            _ => delay,
+        }
+    }
+
+    /// The wait in a queue that all packets of a path share: the same for every packet of one instant.
+    fn queueing(&self, from: Host, to: Host, bursts: &Bursts) -> Span {
+        let (every, length) = (bursts.every.as_nanos(), bursts.length.as_nanos());
+        let (stretch, into) = (self.now.as_nanos().div_euclid(every), self.now.as_nanos().rem_euclid(every));
+        let path = u64::from(u32::from(ip_of(from))) << 32 | u64::from(u32::from(ip_of(to)));
+        let mut random = Random::named(self.seed, [u64::from_be_bytes(*b"queueing"), path, stretch as u64]);
+        let begins = (random.next() % (every - length).max(1) as u64) as i64;
+        let peak = (random.next() % bursts.peak.as_nanos().max(1) as u64) as i128;
+        let (since, rise) = (i128::from(into - begins), i128::from(length / 4).max(1));
+        let length = i128::from(length);
+        let wait = match since {
+            ..0 => 0,
+            _ if since >= length => 0,
+            _ if since < rise => peak * since / rise,
+            _ => peak * (length - since) / (length - rise),
+        };
+        Span::from_nanos(wait as i64)
+    }
+
     /// A datagram reaches the host that has its destination.
-    pub(super) fn arrive(&mut self, sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+    pub(super) fn arrive(
+        &mut self,
+        sender: Host,
+        source: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+        exchange: Option<u32>,
+    ) {
         let Some(target) = host_at(to) else { return };
         match target {
             Host::Master(master) if master < self.masters.len() => {
                 self.datagram_at_master(master, sender, source, to, bytes);
             }
-            Host::Agent(agent) if agent < self.agents.len() => self.datagram_at_agent(agent, &bytes),
+            Host::Agent(agent) if agent < self.agents.len() => self.datagram_at_agent(agent, sender, bytes, exchange),
             Host::Client(client) if client < self.options.clients => self.answer_at(client, sender, to.port(), &bytes),
             _ => self.note(format_args!("lost at {target:?}: nobody is there")),
         }

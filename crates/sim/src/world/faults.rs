@@ -1,0 +1,207 @@
+//! Faults that begin while a world runs: clocks that step, hosts that stand still.
+//!
+//! A machine cannot know of some of them before its next exchange. From the fault until one exchange that was begun
+//! after it is complete, readings and departures are marked as blind: a bound may be wrong there, and nowhere else.
+
+use startgun_core::time::{LocalTime, Span};
+use std::collections::VecDeque;
+
+use super::{Event, World};
+use crate::clock::{HostClock, SimTime};
+use crate::options::Host;
+
+/// Datagrams that wait in an agent's socket: the kernel's default of 212,992 bytes, at 832 for a small datagram with
+/// what the kernel keeps about it.
+const SOCKET_DATAGRAMS: usize = 256;
+/// Requests remembered: a minute's at the default four per second is more than any path takes.
+const MAX_REQUESTS: usize = 256;
+
+/// Why an agent's process does nothing, and until when.
+pub(super) struct Halt {
+    until: SimTime,
+    /// The clock stands still, too, and the network card is off.
+    suspended: bool,
+}
+
+/// A datagram in a socket's buffer, with the kernel's timestamp.
+pub(super) struct Queued {
+    pub(super) received_at: LocalTime,
+    pub(super) by: Host,
+    pub(super) bytes: Vec<u8>,
+    pub(super) exchange: Option<u32>,
+}
+
+/// What an agent has exchanged with one master, truly.
+#[derive(Default)]
+pub(super) struct Exchanges {
+    /// Number of each request, when it left, whether its reply has come.
+    requests: VecDeque<(u32, SimTime, bool)>,
+    replies: u64,
+    since_fault: Option<Since>,
+}
+
+/// What has come since the last fault.
+struct Since {
+    fault: SimTime,
+    replies: u32,
+    complete: bool,
+}
+
+impl Exchanges {
+    pub(super) fn note_request(&mut self, exchange: u32, at: SimTime) {
+        if self.requests.len() >= MAX_REQUESTS {
+            self.requests.pop_front();
+        }
+        self.requests.push_back((exchange, at, false));
+    }
+
+    /// Takes in a reply, once. It completes the exchange before: only now the agent knows when that reply left.
+    pub(super) fn note_reply(&mut self, exchange: u32) {
+        let request = self.requests.iter_mut().find(|(number, _, replied)| *number == exchange && !replied);
+        let Some((_, sent, replied)) = request else { return };
+        *replied = true;
+        let sent = *sent;
+        self.replies += 1;
+        let before = self.requests.iter().find(|(number, ..)| number.wrapping_add(1) == exchange);
+        if let Some(since) = &mut self.since_fault {
+            since.replies += u32::from(sent >= since.fault);
+            since.complete |= before.is_some_and(|(_, sent, replied)| *replied && *sent >= since.fault);
+        }
+    }
+
+    fn note_fault(&mut self, at: SimTime) {
+        self.since_fault = Some(Since { fault: at, replies: 0, complete: false });
+    }
+
+    /// Whether no exchange is complete that was begun after the last fault.
+    pub(super) fn blind(&self) -> bool {
+        self.since_fault.as_ref().is_some_and(|since| !since.complete)
+    }
+}
+
+impl World {
+    /// An agent's raw clock steps, as on a virtual machine that was migrated; every wait for a time of it ends by the
+    /// new one. Nobody is told.
+    pub fn step_agent_clock(&mut self, agent: usize, by: Span) {
+        self.note(format_args!("clock of agent {agent} steps by {by}"));
+        let HostClock { offset, .. } = self.agents[agent].clock;
+        self.agents[agent].clock.offset = offset + by;
+        let now = self.now;
+        self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(now));
+        self.retime_agent(agent);
+    }
+
+    /// A master's raw clock, which is its race timeline, steps within its epoch. Nobody is told.
+    pub fn step_master_clock(&mut self, master: usize, by: Span) {
+        self.note(format_args!("clock of master {master} steps by {by}"));
+        let host = &mut self.masters[master];
+        host.clock.offset = host.clock.offset + by;
+        host.timelines.insert(host.epoch, host.clock);
+        let now = self.now;
+        let links = self.agents.iter_mut().flat_map(|host| &mut host.links);
+        links.filter(|link| link.master == master).for_each(|link| link.exchanges.note_fault(now));
+        for shard in 0..self.masters[master].shards.len() {
+            self.masters[master].shards[shard].wake_at = None;
+            self.drain_shard(master, shard);
+        }
+    }
+
+    /// Stops an agent's process for a while (SIGSTOP, SIGCONT): datagrams wait in its socket with the kernel's
+    /// timestamps, what would have departed departs when it goes on, unless its `latest` has passed.
+    ///
+    /// # Panics
+    /// If the agent is halted already.
+    pub fn pause_agent(&mut self, agent: usize, span: Span) {
+        self.halt_agent(agent, Halt { until: self.now + span, suspended: false });
+    }
+
+    /// Suspends an agent's host for a while: its raw clock does not count, datagrams are lost. It is not told.
+    ///
+    /// # Panics
+    /// If the agent is halted already.
+    pub fn suspend_agent(&mut self, agent: usize, span: Span) {
+        self.halt_agent(agent, Halt { until: self.now + span, suspended: true });
+    }
+
+    fn halt_agent(&mut self, agent: usize, halt: Halt) {
+        assert!(self.agents[agent].halted.is_none(), "agent {agent} is halted already");
+        let Halt { until, suspended } = halt;
+        self.note(format_args!("halt agent {agent} until {until:?}, suspended: {suspended}"));
+        if suspended {
+            // Seen from true time the clock goes back by the whole span; nobody reads it before it ends.
+            let stood = until - self.now;
+            self.agents[agent].clock.offset = self.agents[agent].clock.offset - stood;
+            self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(until));
+        }
+        self.agents[agent].halted = Some(halt);
+        // Before everything that is put off until then.
+        self.schedule(until, Event::Resume { agent });
+    }
+
+    pub(super) fn resume_agent(&mut self, agent: usize) {
+        let Some(Halt { suspended, .. }) = self.agents[agent].halted.take() else { return };
+        if !self.agents[agent].alive {
+            return;
+        }
+        self.note(format_args!("resume agent {agent}"));
+        while let Some(queued) = self.agents[agent].socket.pop_front() {
+            self.take_datagram(agent, &queued);
+        }
+        if suspended {
+            return self.retime_agent(agent);
+        }
+        self.agents[agent].wake_at = None;
+        self.drain_agent(agent);
+    }
+
+    /// What a halted agent's socket does with a datagram.
+    pub(super) fn queue_at_agent(&mut self, agent: usize, queued: Queued) {
+        let host = &mut self.agents[agent];
+        let off = host.halted.as_ref().is_some_and(|halt| halt.suspended);
+        if off || host.socket.len() >= SOCKET_DATAGRAMS {
+            return self.note(format_args!("lost at agent {agent}: halted"));
+        }
+        host.socket.push_back(queued);
+    }
+
+    /// Puts an event of a halted agent's process off until it goes on; hands back every other.
+    pub(super) fn put_off(&mut self, event: Event) -> Option<Event> {
+        let concerned = match &event {
+            Event::Dial { agent, .. }
+            | Event::Hangup { agent, .. }
+            | Event::WakeAgent { agent }
+            | Event::Depart { agent, .. } => Some(*agent),
+            Event::ToAgent { connection, .. } => self.connections.get(connection).map(|connection| connection.agent),
+            _ => None,
+        };
+        let until = concerned.and_then(|agent| self.agents[agent].halted.as_ref()).map(|halt| halt.until);
+        let Some(until) = until else { return Some(event) };
+        // Its timers are set anew when it goes on.
+        if !matches!(event, Event::WakeAgent { .. }) {
+            self.schedule(until, event);
+        }
+        None
+    }
+
+    /// Whether an agent's process or host stands still.
+    pub fn halted(&self, agent: usize) -> bool {
+        self.agents[agent].halted.is_some()
+    }
+
+    /// Exchanges of an agent with a master whose reply has come, each once.
+    ///
+    /// # Panics
+    /// If the agent does not serve that master.
+    pub fn exchanges(&self, agent: usize, master: usize) -> u64 {
+        self.agents[agent].links[self.link_of(agent, master)].exchanges.replies
+    }
+
+    /// Replies to requests that an agent sent after the last fault that no clock can know of; `None` without one.
+    ///
+    /// # Panics
+    /// If the agent does not serve that master.
+    pub fn replies_since_fault(&self, agent: usize, master: usize) -> Option<u32> {
+        let exchanges = &self.agents[agent].links[self.link_of(agent, master)].exchanges;
+        exchanges.since_fault.as_ref().map(|since| since.replies)
+    }
+}
