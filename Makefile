@@ -1,10 +1,10 @@
 # Everything that this repository can do, by one word each. CI runs `make lint` and `make test`, and nothing else.
 
 CARGO ?= cargo
-# Passed on to the demo and to bench-clock: make demo ARGS="--scenario lan --seconds 10"
+# Passed on to demo, bench-clock and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench bench-clock
+.PHONY: help demo demo-deps test lint bench bench-clock clock-scenarios
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint       formatting, clippy, licences of the dependencies"
 	@echo "make bench      run the benches"
 	@echo "make bench-clock  Startgun's clock beside chrony's, ten minutes, as root (ARGS=--quick for some seconds)"
+	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
 
 demo:
 	@scripts/demo-deps || echo "make demo: going on with what is installed; without any, a built-in stub asks"
@@ -35,3 +36,6 @@ bench:
 bench-clock:
 	scripts/bench-deps
 	$(CARGO) bench --locked -p startgun --bench clock -- $(ARGS)
+
+clock-scenarios:
+	$(CARGO) bench --locked -p startgun-sim --bench clock_scenarios -- $(ARGS)

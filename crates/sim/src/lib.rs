@@ -36,10 +36,11 @@ mod clock;
 mod options;
 mod random;
 mod records;
+pub mod scenario;
 mod trace;
 mod world;
 
 pub use clock::{HostClock, SimTime, Wander};
 pub use options::{AgentOptions, Bursts, Hold, Host, MAX_HOSTS, MasterOptions, Options, Path};
 pub use records::{Arrival, DepartureRecord, Finish, Occasion, ReadingRecord};
-pub use world::World;
+pub use world::{Suspended, World};

@@ -23,6 +23,7 @@ use crate::records::{DepartureRecord, Finish, MAX_RECORDS, ReadingRecord};
 use crate::trace::Trace;
 use agents::AgentHost;
 use control::Connection;
+pub use faults::Suspended;
 use masters::MasterHost;
 
 /// Most events waiting: 200 agents × 200 orders under way twice are 80,000; ten times that is a runaway.

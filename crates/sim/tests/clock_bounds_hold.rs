@@ -1,7 +1,8 @@
-//! A bound never lies, whatever the network does; the truth is the simulator's.
+//! A bound never lies, whatever the network does; the truth is the simulator's. One world for each physical hypothesis:
+//! `clock_scenarios.rs`.
 
 use startgun_core::time::Span;
-use startgun_sim::{Host, Options, Path, World};
+use startgun_sim::{Host, Options, World};
 
 fn rough(options: &mut Options, jitter: Span) {
     for agent in 0..options.agents.len() {
@@ -17,7 +18,7 @@ fn rough(options: &mut Options, jitter: Span) {
 #[test]
 fn no_bound_is_violated_under_loss_duplication_reordering_and_asymmetry() {
     let mut readings = 0;
-    for seed in 0..6 {
+    for seed in 0..2 {
         let mut options = Options::scattered(5, 0, seed);
         rough(&mut options, Span::from_millis(20));
         // Up to eight times as long one way as the other.
@@ -36,58 +37,7 @@ fn no_bound_is_violated_under_loss_duplication_reordering_and_asymmetry() {
             assert!(last.bound < Span::from_millis(110), "seed {seed}: {last:?}");
         }
     }
-    assert!(readings >= 4_000, "{readings} readings");
-}
-
-/// Where one direction takes almost nothing, the truth lies at the very edge of the interval: an edge that is not
-/// widened with its age is wrong after a tenth of a second.
-#[test]
-fn a_bound_holds_at_its_edge_while_clocks_drift_apart() {
-    for seed in 0..4 {
-        let mut options = Options::new(4, 0);
-        options.masters[0].clock.drift_ppb = -90_000;
-        let (nothing, far) = (Span::from_micros(20), Span::from_millis(80));
-        for agent in 0..4 {
-            options.agents[agent].clock.drift_ppb = if agent < 2 { 90_000 } else { -90_000 };
-            let (out, back) = if agent % 2 == 0 { (nothing, far) } else { (far, nothing) };
-            for (from, to, delay) in
-                [(Host::Agent(agent), Host::Master(0), out), (Host::Master(0), Host::Agent(agent), back)]
-            {
-                *options.path_mut(from, to) = Path { loss_ppm: 300_000, ..Path::of(delay) };
-            }
-        }
-        let mut world = World::new(options, seed);
-        world.run_for(Span::from_secs(70));
-        for reading in world.readings() {
-            assert!(reading.holds, "seed {seed}: {reading:?}");
-        }
-        let last = world.readings().last().expect("it reads");
-        assert!(last.bound < Span::from_millis(82), "seed {seed}: {last:?}");
-    }
-}
-
-#[test]
-fn a_symmetric_path_with_jitter_leaves_well_under_a_millisecond() {
-    for seed in 0..4 {
-        let mut options = Options::scattered(5, 0, seed);
-        for agent in 0..5 {
-            options.path_mut(Host::Master(0), Host::Agent(agent)).jitter_mean = Span::from_millis(1);
-            options.path_mut(Host::Agent(agent), Host::Master(0)).jitter_mean = Span::from_millis(1);
-        }
-        let mut world = World::new(options, seed);
-        world.run_for(Span::from_secs(60));
-        let mut errors: Vec<Span> = world
-            .readings()
-            .iter()
-            .filter(|reading| reading.at.as_nanos() > 20_000_000_000)
-            .map(|reading| reading.error.abs())
-            .collect();
-        errors.sort();
-        assert!(errors.len() > 800, "seed {seed}: {} readings", errors.len());
-        let p99 = errors[errors.len() * 99 / 100];
-        assert!(p99 < Span::from_micros(300), "seed {seed}: p99 {p99:?}");
-        assert!(world.readings().iter().all(|reading| reading.holds), "seed {seed}");
-    }
+    assert!(readings >= 1_300, "{readings} readings");
 }
 
 #[test]

@@ -20,7 +20,16 @@ const MAX_REQUESTS: usize = 256;
 pub(super) struct Halt {
     until: SimTime,
     /// The clock stands still, too, and the network card is off.
-    suspended: bool,
+    suspended: Option<Suspended>,
+}
+
+/// How a process learns that its host was suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspended {
+    /// It is told before anything else: the kernel's clocks show it.
+    Told,
+    /// Not at all: a virtual machine whose hypervisor hides it.
+    Untold,
 }
 
 /// A datagram in a socket's buffer, with the kernel's timestamp.
@@ -69,8 +78,9 @@ impl Exchanges {
         }
     }
 
-    fn note_fault(&mut self, at: SimTime) {
-        self.since_fault = Some(Since { fault: at, replies: 0, complete: false });
+    /// A fault at an instant, of which the process is `told`.
+    fn note_fault(&mut self, at: SimTime, told: bool) {
+        self.since_fault = Some(Since { fault: at, replies: 0, complete: told });
     }
 
     /// Whether no exchange is complete that was begun after the last fault.
@@ -87,7 +97,7 @@ impl World {
         let HostClock { offset, .. } = self.agents[agent].clock;
         self.agents[agent].clock.offset = offset + by;
         let now = self.now;
-        self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(now));
+        self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(now, false));
         self.retime_agent(agent);
     }
 
@@ -99,7 +109,7 @@ impl World {
         host.timelines.insert(host.epoch, host.clock);
         let now = self.now;
         let links = self.agents.iter_mut().flat_map(|host| &mut host.links);
-        links.filter(|link| link.master == master).for_each(|link| link.exchanges.note_fault(now));
+        links.filter(|link| link.master == master).for_each(|link| link.exchanges.note_fault(now, false));
         for shard in 0..self.masters[master].shards.len() {
             self.masters[master].shards[shard].wake_at = None;
             self.drain_shard(master, shard);
@@ -112,26 +122,27 @@ impl World {
     /// # Panics
     /// If the agent is halted already.
     pub fn pause_agent(&mut self, agent: usize, span: Span) {
-        self.halt_agent(agent, Halt { until: self.now + span, suspended: false });
+        self.halt_agent(agent, Halt { until: self.now + span, suspended: None });
     }
 
-    /// Suspends an agent's host for a while: its raw clock does not count, datagrams are lost. It is not told.
+    /// Suspends an agent's host for a while: its raw clock does not count, datagrams are lost.
     ///
     /// # Panics
     /// If the agent is halted already.
-    pub fn suspend_agent(&mut self, agent: usize, span: Span) {
-        self.halt_agent(agent, Halt { until: self.now + span, suspended: true });
+    pub fn suspend_agent(&mut self, agent: usize, span: Span, suspended: Suspended) {
+        self.halt_agent(agent, Halt { until: self.now + span, suspended: Some(suspended) });
     }
 
     fn halt_agent(&mut self, agent: usize, halt: Halt) {
         assert!(self.agents[agent].halted.is_none(), "agent {agent} is halted already");
         let Halt { until, suspended } = halt;
-        self.note(format_args!("halt agent {agent} until {until:?}, suspended: {suspended}"));
-        if suspended {
+        self.note(format_args!("halt agent {agent} until {until:?}, suspended: {suspended:?}"));
+        if let Some(suspended) = suspended {
             // Seen from true time the clock goes back by the whole span; nobody reads it before it ends.
             let stood = until - self.now;
             self.agents[agent].clock.offset = self.agents[agent].clock.offset - stood;
-            self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(until));
+            let told = suspended == Suspended::Told;
+            self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(until, told));
         }
         self.agents[agent].halted = Some(halt);
         // Before everything that is put off until then.
@@ -144,10 +155,16 @@ impl World {
             return;
         }
         self.note(format_args!("resume agent {agent}"));
+        if suspended == Some(Suspended::Told) {
+            let now = self.agents[agent].clock.read(self.now);
+            self.agents[agent].agent.handle_clock_break(now);
+            self.agents[agent].wake_at = None;
+            self.drain_agent(agent);
+        }
         while let Some(queued) = self.agents[agent].socket.pop_front() {
             self.take_datagram(agent, &queued);
         }
-        if suspended {
+        if suspended.is_some() {
             return self.retime_agent(agent);
         }
         self.agents[agent].wake_at = None;
@@ -157,7 +174,7 @@ impl World {
     /// What a halted agent's socket does with a datagram.
     pub(super) fn queue_at_agent(&mut self, agent: usize, queued: Queued) {
         let host = &mut self.agents[agent];
-        let off = host.halted.as_ref().is_some_and(|halt| halt.suspended);
+        let off = host.halted.as_ref().is_some_and(|halt| halt.suspended.is_some());
         if off || host.socket.len() >= SOCKET_DATAGRAMS {
             return self.note(format_args!("lost at agent {agent}: halted"));
         }
