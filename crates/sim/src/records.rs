@@ -80,6 +80,9 @@ pub struct DepartureRecord {
     pub clock_error: Option<Span>,
     /// The proven bound that the agent's clock stated at that instant.
     pub bound: Option<Span>,
+    /// The bound that it stated when it fixed the instant of this departure; absent if a fault that no clock can know
+    /// of has made it void since.
+    pub timed_within: Option<Span>,
     /// Whether it followed a fault that no clock can know of, before a whole exchange since.
     pub blind: bool,
     /// The query that it answers: an index of [`crate::World::finishes`].

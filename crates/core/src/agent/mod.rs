@@ -800,9 +800,9 @@ impl Agent {
         self.links[master].clock().read(at)
     }
 
-    /// Why the agent stands down for one master; `None` when it is ready.
+    /// Why the agent stands down for one master; `None` when it is ready, or races by its forward delay.
     pub fn stand_down(&self, now: LocalTime, master: usize) -> Option<StandDown> {
-        self.links[master].stand_down(&self.config, now)
+        self.links[master].standing(&self.config, now, self.lateness.is_down(now)).stand_down
     }
 
     /// How the agent is towards one master.

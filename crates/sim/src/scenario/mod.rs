@@ -21,6 +21,7 @@ pub use figures::{Figures, Limits};
 pub use run::Run;
 
 use core::ops::Range;
+use startgun_core::agent::OnBadClock;
 use startgun_core::clock::ClockConfig;
 use startgun_core::master::Delay;
 use startgun_core::time::Span;
@@ -112,6 +113,8 @@ fn scattered(seed: u64, scale: Scale, jitter: Span) -> Options {
     let mut options = Options::scattered(scale.pick(2, 12), 1, seed);
     for agent in 0..options.agents.len() {
         options.agents[agent].mesh = false;
+        // An agent that cannot race at T does not race: these scenarios are about clocks.
+        options.agents[agent].on_bad_clock = OnBadClock::StandDown;
         for (from, to) in both_ways(agent) {
             options.path_mut(from, to).jitter_mean = jitter;
         }

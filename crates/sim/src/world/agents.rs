@@ -5,7 +5,7 @@ use startgun_core::clock::Reading;
 use startgun_core::time::{Epoch, RaceTime, Span};
 use std::collections::{BTreeMap, VecDeque};
 
-use super::address::{fast_path, host_at};
+use super::address::{fast_path, host_at, service};
 use super::faults::{Exchanges, Halt, Queued};
 use super::{Event, World, setup};
 use crate::clock::{HostClock, SimTime};
@@ -21,11 +21,20 @@ pub(super) struct LinkHost {
     pub(super) exchanges: Exchanges,
 }
 
-/// A departure that waits, how often its key was used, and how late the thread will be.
+/// A departure that waits, how often its key was used, how late the thread will be, and the bound that the agent's
+/// clock stated when it fixed the instant; none once a fault has made that void.
 pub(super) struct Waiting {
     generation: u64,
+    pub(super) timed_within: Option<Span>,
     lateness: Span,
     departure: Departure,
+}
+
+/// What is known of a departure that its audit does not say.
+#[derive(Clone, Copy, Default)]
+struct Departed {
+    finish: Option<usize>,
+    timed_within: Option<Span>,
 }
 
 /// An agent's host with the process that runs on it.
@@ -106,11 +115,11 @@ impl World {
     }
 
     pub(super) fn drain_agent(&mut self, agent: usize) {
-        self.drain_agent_for(agent, None);
+        self.drain_agent_for(agent, Departed::default());
     }
 
-    /// Does what the agent wants; an audit of a departure among it is about the query `finish`.
-    fn drain_agent_for(&mut self, agent: usize, finish: Option<usize>) {
+    /// Does what the agent wants; an audit of a departure among it is about `departed`.
+    fn drain_agent_for(&mut self, agent: usize, departed: Departed) {
         let sender = Host::Agent(agent);
         while let Some(output) = self.agents[agent].agent.poll_output() {
             match output {
@@ -139,7 +148,7 @@ impl World {
                         self.say_to_master(connection, message);
                     }
                 }
-                Output::Audit(audit) => self.audit(agent, audit, finish),
+                Output::Audit(audit) => self.audit(agent, audit, departed),
             }
         }
         let Some((next, _)) = self.agents[agent].agent.poll_timeout() else {
@@ -155,23 +164,27 @@ impl World {
     /// The departure thread's part: wait until the host's own clock shows the time, and then a little.
     fn await_departure(&mut self, agent: usize, departure: Departure) {
         let lateness = self.random.exponential(self.options.agents[agent].departure_lateness_mean);
-        self.time_departure(agent, departure, lateness);
+        let host = &self.agents[agent];
+        let link = host.links.iter().position(|link| service(link.master) == departure.service);
+        let reading = link.and_then(|link| self.read_link(agent, link));
+        let timed_within = reading.filter(|reading| !reading.blind).map(|reading| reading.bound);
+        self.time_departure(agent, departure, lateness, timed_within);
     }
 
     /// Fixes the true instant of a departure, by the host's clock as it is now.
-    fn time_departure(&mut self, agent: usize, departure: Departure, lateness: Span) {
+    fn time_departure(&mut self, agent: usize, departure: Departure, lateness: Span, timed_within: Option<Span>) {
         let host = &mut self.agents[agent];
         host.generation += 1;
         let (key, generation) = (departure.key, host.generation);
         let at = host.clock.when(departure.at).max(self.now) + lateness;
-        host.waiting.insert(key, Waiting { generation, lateness, departure });
+        host.waiting.insert(key, Waiting { generation, timed_within, lateness, departure });
         self.schedule(at, Event::Depart { agent, key, generation });
     }
 
     /// After a change of the host's clock: everything that waits for a time of it waits anew.
     pub(super) fn retime_agent(&mut self, agent: usize) {
         for (_, Waiting { departure, lateness, .. }) in core::mem::take(&mut self.agents[agent].waiting) {
-            self.time_departure(agent, departure, lateness);
+            self.time_departure(agent, departure, lateness, None);
         }
         self.agents[agent].wake_at = None;
         self.drain_agent(agent);
@@ -182,7 +195,7 @@ impl World {
         if host.waiting.get(&key).is_none_or(|waiting| waiting.generation != generation) {
             return;
         }
-        let Some(Waiting { departure, .. }) = host.waiting.remove(&key) else {
+        let Some(Waiting { departure, timed_within, .. }) = host.waiting.remove(&key) else {
             return;
         };
         let at = host.clock.read(self.now);
@@ -197,7 +210,7 @@ impl World {
             }
         };
         self.agents[agent].agent.handle_departed(at, key, outcome);
-        self.drain_agent_for(agent, finish);
+        self.drain_agent_for(agent, Departed { finish, timed_within });
     }
 
     /// The query that an answer belongs to.
@@ -209,7 +222,7 @@ impl World {
         self.queries.get(&(client, departure.to.port(), id)).copied()
     }
 
-    fn audit(&mut self, agent: usize, audit: Audit, finish: Option<usize>) {
+    fn audit(&mut self, agent: usize, audit: Audit, departed: Departed) {
         match audit {
             Audit::Clock { master: link, reading } => {
                 let record = self.judge(agent, link, Occasion::Exchange, &reading);
@@ -243,7 +256,8 @@ impl World {
                     clock_error: judged.map(|record| record.error),
                     bound: judged.map(|record| record.bound),
                     blind: self.agents[agent].links[link].exchanges.blind(),
-                    finish,
+                    timed_within: departed.timed_within,
+                    finish: departed.finish,
                 });
             }
         }

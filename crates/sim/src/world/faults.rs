@@ -108,6 +108,8 @@ impl World {
         host.clock.offset = host.clock.offset + by;
         host.timelines.insert(host.epoch, host.clock);
         let now = self.now;
+        let waiting = self.agents.iter_mut().flat_map(|host| host.waiting.values_mut());
+        waiting.for_each(|waiting| waiting.timed_within = None);
         let links = self.agents.iter_mut().flat_map(|host| &mut host.links);
         links.filter(|link| link.master == master).for_each(|link| link.exchanges.note_fault(now, false));
         for shard in 0..self.masters[master].shards.len() {
