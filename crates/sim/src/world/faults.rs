@@ -7,7 +7,7 @@ use startgun_core::time::{LocalTime, Span};
 use std::collections::VecDeque;
 
 use super::{Event, World};
-use crate::clock::{HostClock, SimTime};
+use crate::clock::SimTime;
 use crate::options::Host;
 
 /// Datagrams that wait in an agent's socket: the kernel's default of 212,992 bytes, at 832 for a small datagram with
@@ -94,8 +94,7 @@ impl World {
     /// new one. Nobody is told.
     pub fn step_agent_clock(&mut self, agent: usize, by: Span) {
         self.note(format_args!("clock of agent {agent} steps by {by}"));
-        let HostClock { offset, .. } = self.agents[agent].clock;
-        self.agents[agent].clock.offset = offset + by;
+        self.agents[agent].clock.offset += by;
         let now = self.now;
         self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(now, false));
         self.retime_agent(agent);
@@ -105,7 +104,7 @@ impl World {
     pub fn step_master_clock(&mut self, master: usize, by: Span) {
         self.note(format_args!("clock of master {master} steps by {by}"));
         let host = &mut self.masters[master];
-        host.clock.offset = host.clock.offset + by;
+        host.clock.offset += by;
         host.timelines.insert(host.epoch, host.clock);
         let now = self.now;
         let waiting = self.agents.iter_mut().flat_map(|host| host.waiting.values_mut());
@@ -142,7 +141,7 @@ impl World {
         if let Some(suspended) = suspended {
             // Seen from true time the clock goes back by the whole span; nobody reads it before it ends.
             let stood = until - self.now;
-            self.agents[agent].clock.offset = self.agents[agent].clock.offset - stood;
+            self.agents[agent].clock.offset -= stood;
             let told = suspended == Suspended::Told;
             self.agents[agent].links.iter_mut().for_each(|link| link.exchanges.note_fault(until, told));
         }
