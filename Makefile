@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Passed on to demo, bench-clock and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench bench-clock clock-scenarios
+.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint       formatting, clippy, licences of the dependencies"
 	@echo "make bench      run the benches"
 	@echo "make bench-clock  Startgun's clock beside chrony's, ten minutes, as root (ARGS=--quick for some seconds)"
+	@echo "make bench-departure  lateness of departures beside a bare loop's, 80 s"
 	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
 
 demo:
@@ -36,6 +37,9 @@ bench:
 bench-clock:
 	scripts/bench-deps
 	$(CARGO) bench --locked -p startgun --bench clock -- $(ARGS)
+
+bench-departure:
+	$(CARGO) bench --locked -p startgun-net --bench departure
 
 clock-scenarios:
 	$(CARGO) bench --locked -p startgun-sim --bench clock_scenarios -- $(ARGS)

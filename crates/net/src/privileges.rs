@@ -75,6 +75,38 @@ pub fn allow_realtime_priority(priority: i32) -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_RTPRIO, &raw const limit) }).map(|_| ())
 }
 
+/// Lets this process lock its memory also after it has given up being root.
+///
+/// # Errors
+/// When it may not allow itself that.
+pub fn allow_memory_locking() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limit` is valid for reading.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }).map(|_| ())
+}
+
+/// Keeps every page of this process in memory, present and future, from when it is first touched.
+///
+/// Only without a limit (`RLIMIT_MEMLOCK`). Under one the call may succeed, and then every later allocation and every stack
+/// that grows beyond it fails: the process would die of being locked.
+///
+/// # Errors
+/// Permission denied where there is a limit, with its size; else the kernel's.
+pub fn lock_memory() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for writing.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) })?;
+    if limit.rlim_cur != libc::RLIM_INFINITY {
+        let limit_kib = limit.rlim_cur / 1_024;
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("RLIMIT_MEMLOCK is {limit_kib} KiB, it must be unlimited"),
+        ));
+    }
+    // SAFETY: takes numbers only, and changes nothing that a program can see in its memory.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(|_| ())
+}
+
 /// Lets this thread run before every ordinary one (`SCHED_FIFO`).
 ///
 /// # Errors

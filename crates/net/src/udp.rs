@@ -19,7 +19,7 @@ const PACKET_BYTES: usize = 2_048;
 /// Bytes of control messages: a timestamp takes 64 on 64-bit Linux, an extended error with an IPv6 address 64 more.
 const CONTROL_BYTES: usize = 192;
 /// Timestamps taken from the error queue in one call.
-const STAMPS_PER_DRAIN: usize = 256;
+pub(crate) const STAMPS_PER_DRAIN: usize = 256;
 /// Messages of one `sendmmsg`.
 pub const SEND_BATCH: usize = 64;
 
@@ -263,16 +263,28 @@ impl UdpSocket {
 
     /// Sends datagrams with as few calls as possible and notes each one's outcome.
     pub fn send_batch(&self, messages: &mut [Outgoing<'_>]) {
+        self.send_batch_when(messages, || true);
+    }
+
+    /// Prepares the first call, asks `ready` just before it, and goes on only if that says so. `false` when it did not:
+    /// nothing was sent then, and no outcome noted.
+    pub fn send_batch_when(&self, messages: &mut [Outgoing<'_>], ready: impl FnOnce() -> bool) -> bool {
+        let mut ready = Some(ready);
         for chunk in messages.chunks_mut(SEND_BATCH) {
             let mut start = 0;
             while start < chunk.len() {
-                start += self.send_chunk(&mut chunk[start..]);
+                match self.send_chunk(&mut chunk[start..], || ready.take().is_none_or(|ready| ready())) {
+                    Some(dealt_with) => start += dealt_with,
+                    None => return false,
+                }
             }
         }
+        true
     }
 
-    /// Sends the chunk up to the first refusal, which it notes too; how many were dealt with, at least one.
-    fn send_chunk(&self, chunk: &mut [Outgoing<'_>]) -> usize {
+    /// Sends the chunk up to the first refusal, which it notes too; how many were dealt with, at least one. `None` when it
+    /// is not `ready`.
+    fn send_chunk(&self, chunk: &mut [Outgoing<'_>], ready: impl FnOnce() -> bool) -> Option<usize> {
         let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; SEND_BATCH];
         // SAFETY: an all-zero mmsghdr is a valid value: null pointers and zero lengths.
         let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
@@ -300,6 +312,9 @@ impl UdpSocket {
                 header.msg_hdr.msg_controllen = size_of::<NumberMessage>() as _;
             }
         }
+        if !ready() {
+            return None;
+        }
         let mut tries = 0;
         let sent = loop {
             // SAFETY: `chunk.len()` (at most SEND_BATCH) headers point at addresses, vectors, control messages and bytes
@@ -326,11 +341,11 @@ impl UdpSocket {
                         None => 0,
                     });
                 }
-                sent.max(1)
+                Some(sent.max(1))
             }
             Err(errno) => {
                 chunk[0].outcome = Err(errno);
-                1
+                Some(1)
             }
         }
     }

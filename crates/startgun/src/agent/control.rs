@@ -99,6 +99,7 @@ impl Link {
         let mut channel = Channel::new(stream);
         let mut recheck = tokio::time::interval(RELOAD_INTERVAL);
         let mut peers: Vec<PeerDocument> = Vec::new();
+        let serial = tls.identity().serial.clone();
         self.fast.tell(FastInput::Connected(self.index)).await;
         loop {
             tokio::select! {
@@ -123,7 +124,11 @@ impl Link {
                 }
                 _ = recheck.tick() => {
                     if tls.reload_if_changed().is_ok_and(|changed| changed) {
-                        // Somebody may be revoked by now, or this agent's own key another.
+                        if tls.identity().serial != serial {
+                            // Its peers are handed the certificate of the connection, with another key for the mesh.
+                            return Fault::new("renewed", "this agent's certificate was renewed: dialling with the new one");
+                        }
+                        // Somebody may be revoked by now.
                         self.introduce(&peers, tls, gate).await;
                     }
                     if let Err(refusal) = tls.recheck(&chain) {

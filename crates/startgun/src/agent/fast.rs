@@ -314,6 +314,6 @@ fn outcome(clock: &HostClock, departed: Departed) -> DepartureOutcome {
     match departed.outcome {
         Outcome::Sent { at, kernel_stamped } => DepartureOutcome::Departed { at, kernel_stamped },
         Outcome::Late { .. } => DepartureOutcome::Late { at: clock.now() },
-        Outcome::Failed { .. } | Outcome::Full => DepartureOutcome::Failed,
+        Outcome::Failed { .. } | Outcome::Full | Outcome::ClockBroke => DepartureOutcome::Failed,
     }
 }

@@ -32,8 +32,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// How long before T the departure thread stops sleeping and spins: a wake-up is late by 0.1 ms at the median.
-const SPIN: Span = Span::from_micros(500);
 /// Departures that may wait in the departure thread; the core's own limit is the same.
 const DEPARTURES: usize = startgun_core::agent::MAX_PENDING;
 /// Real-time priority of the departure thread, where it is permitted.
@@ -72,6 +70,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     let audit = config.audit_log.as_deref().map(audit::open).transpose()?;
     // Where that is not permitted the limit stays what it is, and the thread says what it got.
     let _ = startgun_net::privileges::allow_realtime_priority(DEPARTURE_PRIORITY);
+    let _ = startgun_net::privileges::allow_memory_locking();
     // A hardware clock's device is opened while privileges are there.
     let host_time_reader = HostTimeReader::new(config.host_time.clone());
     startup::drop_privileges(config.host.user.as_deref())?;
@@ -81,9 +80,9 @@ pub fn run(path: &Path) -> Result<(), String> {
     let waker = Waker::new().map_err(thread_fault)?;
     let options = departure::Options {
         capacity: DEPARTURES,
-        spin: SPIN,
         realtime_priority: Some(DEPARTURE_PRIORITY),
-        pin_to_cpu: None,
+        pin_to_cpu: config.departure_cpu,
+        lock_memory: true,
     };
     let departures = DepartureThread::spawn(clock.clone(), sockets, options, waker.clone()).map_err(thread_fault)?;
     let scheduling = departures.scheduling().to_owned();

@@ -25,6 +25,8 @@ const DEPARTURES_PER_S_MAX: i64 = 1_000_000;
 
 /// Ten seconds: further than any path on Earth, queues included.
 const PROPAGATION_MS: std::ops::RangeInclusive<f64> = 0.0..=10_000.0;
+/// Greatest number of a processor: the kernel's own sets hold 1,024.
+const CPU_MAX: i64 = 1_023;
 /// Default of `max_lateness_ms`: that of a race's `late_tolerance_ms`.
 const MAX_LATENESS: Span = Span::from_millis(2);
 
@@ -55,6 +57,8 @@ pub struct AgentConfig {
     pub on_bad_clock: OnBadClock,
     /// It stands down when its recent departures were later than this.
     pub max_lateness: Span,
+    /// The processor that the departure thread stays on.
+    pub departure_cpu: Option<usize>,
     /// Greatest rate between two hosts' clocks, in parts per million.
     pub max_drift_ppm: u32,
     /// Whether it takes part in the mesh, where its certificate has a key for that.
@@ -127,7 +131,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
 
     let limits = root.section("limits").map_or_else(Limits::default, read_limits);
     let clock = root.section("clock").map_or_else(Clock::default, read_clock);
-    let max_lateness = root.section("departure").map_or(MAX_LATENESS, read_departure);
+    let (max_lateness, departure_cpu) = root.section("departure").map_or((MAX_LATENESS, None), read_departure);
     let mut names = BTreeMap::new();
     let masters: Vec<_> =
         root.sections("master", MASTERS_MAX).into_iter().map(|section| read_master(section, &mut names)).collect();
@@ -150,6 +154,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<AgentConfig> 
         max_bound: clock.max_bound,
         on_bad_clock: clock.on_bad_clock,
         max_lateness,
+        departure_cpu,
         max_drift_ppm: clock.max_drift_ppm,
         mesh: clock.mesh,
         exchange_interval: clock.exchange_interval,
@@ -197,11 +202,12 @@ fn read_limits(section: Section<'_>) -> Limits {
     limits
 }
 
-fn read_departure(section: Section<'_>) -> Span {
+fn read_departure(section: Section<'_>) -> (Span, Option<usize>) {
     // Below 10 µs no kernel keeps it; more than a second late is no race any more.
     let max_lateness = section.or("max_lateness_ms", MAX_LATENESS, |value| value.milliseconds(0.01..=1_000.0));
+    let cpu = section.value("cpu").and_then(|value| value.integer(0..=CPU_MAX, "the number of a processor"));
     section.finish();
-    max_lateness
+    (max_lateness, cpu)
 }
 
 struct Clock {

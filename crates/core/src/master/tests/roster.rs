@@ -281,7 +281,6 @@ fn an_agent_races_by_after_once_its_round_trip_is_known() {
     assert_eq!(bench.reason().as_deref(), Some("round trip not yet measured"));
     let clock = by_after
         .clock
-        .clone()
         .map(|clock| crate::control::ClockFigures { least_round_trip: Some(Span::from_millis(60)), ..clock });
     let heard = bench.say(slot, ToMaster::Report(AgentReport { clock, forward_delay: None, ..by_after }));
     let status = &bench.roster.status(bench.now)[0];
