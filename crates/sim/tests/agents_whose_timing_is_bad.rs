@@ -143,15 +143,16 @@ fn a_host_that_cannot_keep_its_time_stands_down_with_longer_and_longer_pauses() 
         world.run_for(Span::from_millis(500));
     }
     let stood_down = world.agent_counter(2, "stood_down_lateness");
-    // Ten departures at two a second take 5 s; pauses of 5, 10, 20, 40, 80 and 160 s: the sixth begins after 185 s.
-    assert_eq!(stood_down, 6, "seed 7");
+    // Ten departures at two a second take 5 s; pauses of 2, 4, 8, 16, 32, 64 and 128 s: the seventh begins after 161 s and
+    // ends after 289, the eighth after 294.
+    assert!((7..=8).contains(&stood_down), "seed 7: {stood_down}");
     assert!((0..2).all(|agent| world.agent_counter(agent, "stood_down_lateness") == 0), "seed 7");
     assert_eq!(world.readiness(2, 0), Some(Readiness::BySignal), "seed 7");
     let late = world.agent_counter(2, "departures_dropped_late");
     assert!(late >= 50, "seed 7: {late}");
-    // Its races: 60 to find out six times, and a few that were under way.
+    // Its races: 80 to find out eight times, and a few that were under way.
     let ran = world.departures().iter().filter(|departure| departure.agent == 2).count();
-    assert!(ran <= 75, "seed 7: {ran}");
+    assert!(ran <= 96, "seed 7: {ran}");
 }
 
 #[test]

@@ -44,7 +44,6 @@ scenarios! {
     heavy_tail: "heavy-tail",
     bursts: "bursts",
     loss_30: "loss-30",
-    #[ignore = "readiness flaps just after the start, when the expected error crosses 3 ms: 2 stand-downs, limit 0"]
     reordering: "reordering",
     asymmetric_path: "asymmetric-path",
     asymmetric_path_configured: "asymmetric-path-configured",
@@ -63,7 +62,6 @@ scenarios! {
     step_5ms: "step-5ms",
     step_5ms_at_the_edge: "step-5ms-at-the-edge",
     master_step_1s: "master-step-1s",
-    #[ignore = "after a pause of 3 s it takes 5.05 s until the agent races again, limit 5 s"]
     pause_3s: "pause-3s",
     suspend_30s: "suspend-30s",
     suspend_30s_untold: "suspend-30s-untold",

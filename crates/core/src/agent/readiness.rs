@@ -26,10 +26,11 @@ const RECENT: usize = 256;
 const RECENT_SPAN: Span = Span::from_secs(60);
 /// Below this a percentile is an anecdote: of ten, one may be late without moving the 90th.
 const RECENT_LEAST: usize = 10;
-/// The first pause after departures were late; what made them so (a backup, a neighbour) lasts seconds at least.
-const FIRST_PAUSE: Span = Span::from_secs(5);
-/// The longest: six doublings. A host that never mends tries ten departures every five minutes.
-const LONGEST_PAUSE: Span = Span::from_secs(320);
+/// The first pause after departures were late: what made them so (a backup, a neighbour) lasts seconds, and after a process
+/// that was stopped goes on it is to race again within 5 s.
+const FIRST_PAUSE: Span = Span::from_secs(2);
+/// The longest: seven doublings. A host that never mends tries ten departures every five minutes.
+const LONGEST_PAUSE: Span = Span::from_secs(256);
 /// Ready for so long, an agent has mended: the next pause is a first one again.
 const MENDED: Span = Span::from_secs(60);
 
@@ -242,7 +243,7 @@ mod tests {
             pause
         };
         let pauses: Vec<i64> = (0..8).map(|_| fall(&mut watch, 1_000)).collect();
-        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 320, 320]);
-        assert_eq!(fall(&mut watch, 60_000), 5, "a minute without");
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256]);
+        assert_eq!(fall(&mut watch, 60_000), 2, "a minute without");
     }
 }

@@ -311,7 +311,12 @@ impl RaceClock {
 
     /// What the mesh found: the estimate by exchanges with the master alone, made at `at`, should have been greater by
     /// `by`. It stays in force until it is replaced, for five minutes at most: it is a property of the path.
+    ///
+    /// Only a quarter of the difference to what was in force before is taken over: asymmetry lasts, and what changes from one
+    /// set to the next is mostly the noise of its exchanges.
     pub fn correct(&mut self, at: LocalTime, by: Span, expected_error: Span) {
+        let before = self.correction.filter(|made| at - made.at <= CORRECTION_LIFE);
+        let by = before.map_or(by, |made| made.by + (by - made.by).half().half());
         self.correction = Some(Correction { at, by, expected_error });
     }
 
@@ -328,6 +333,7 @@ impl RaceClock {
             self.samples.pop_front();
         }
         let jumped = self.jumped(&sample);
+        let held_over = self.fit.take();
         self.samples.push_back(sample);
         let update = if !jumped && self.proof.take(&self.samples) {
             Update::Accepted
@@ -341,7 +347,11 @@ impl RaceClock {
             }
             Update::Stepped
         };
-        self.fit = Fit::of(&self.samples, self.config.max_drift_ppm);
+        let fresh = Fit::of(&self.samples, self.config.max_drift_ppm);
+        // After a long silence the first samples say less than the line from before it, which they agree with.
+        let says_enough = |fit: &Option<Fit>| fit.as_ref().is_some_and(|fit| fit.expected_error(newest) != Span::MAX);
+        let holds_over = update == Update::Accepted && says_enough(&held_over) && !says_enough(&fresh);
+        self.fit = if holds_over { held_over } else { fresh };
         update
     }
 
@@ -355,9 +365,13 @@ impl RaceClock {
         }
         let off = |edge: Edge| edge.offset - fit.offset(edge.at);
         let middle = (off(sample.low) + off(high)).half();
-        let queueing = (width - floor).max(Span::ZERO).half();
+        // Narrower than ever: a way has become shorter, which no step does.
+        if width < floor {
+            return false;
+        }
+        let explained = (width - floor).half();
         let drift = (sample.low.at - last.low.at).drift(self.config.max_drift_ppm);
-        middle.abs() > queueing + expected_error + expected_error + drift + STEP_TOLERANCE
+        middle.abs() > explained + expected_error + expected_error + drift + STEP_TOLERANCE
     }
 
     /// The race time at `at`, or `None` before the first sample.

@@ -316,12 +316,14 @@ fn a_correction_moves_the_estimate_within_the_interval_and_ends() {
     let corrected = clock.read(before.at).expect("samples");
     assert_eq!(corrected.estimate - before.estimate, Span::from_millis(20));
     assert_eq!((corrected.interval, corrected.decided), (before.interval, Decided::Mesh));
-    // A lie is stopped at the interval's edge.
+    // The next one counts for a quarter; and a lie is stopped at the interval's edge.
+    clock.correct(before.at, Span::from_millis(24), Span::ZERO);
+    let moved = clock.read(before.at).expect("samples");
+    assert_eq!(moved.estimate - before.estimate, Span::from_millis(21));
     clock.correct(before.at, Span::from_secs(9), Span::ZERO);
     let lied = clock.read(before.at).expect("samples");
     assert_eq!(Span::from_nanos(lied.estimate.as_nanos()), lied.interval.high);
     assert!(lied.bound >= (lied.estimate - path.race(before.at)).abs());
-    clock.correct(before.at, Span::from_millis(20), Span::ZERO);
     let later = before.at + Span::from_secs(301);
     assert_eq!(clock.read(later).expect("samples").decided, Decided::Exchanges);
 }

@@ -46,9 +46,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "route-change-both-ways",
             carry_out: route_change_both_ways,
+            // The exchange that is under way when the route changes has the old way out and the new one back: half of 30 ms,
+            // until the next.
             limits: Limits {
                 error_p99: Some(Span::from_micros(500)),
-                error_max: ms(2),
+                error_max: Some(Span::from_micros(16_500)),
                 bound_max: ms(72),
                 stand_downs: Some(0),
                 ..Limits::default()
@@ -58,8 +60,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "route-change-one-way",
             carry_out: route_change_one_way,
-            // Half of the 30 ms by which the one direction is longer for a while.
-            limits: Limits { error_max: Some(Span::from_micros(15_500)), bound_max: ms(57), ..Limits::default() },
+            // Half of the 30 ms by which the one direction is longer for a while; the bound is half of 110 ms, and what two
+            // clocks may drift apart while the estimate moves from the middle of the old interval.
+            limits: Limits { error_max: Some(Span::from_micros(15_500)), bound_max: ms(60), ..Limits::default() },
             seeds: 0..6,
         },
         Scenario {
