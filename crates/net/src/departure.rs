@@ -14,6 +14,7 @@
 
 mod lead;
 mod recent;
+mod warm_up;
 mod window;
 mod worker;
 
@@ -185,7 +186,7 @@ impl DepartureThread {
         Span::from_nanos(self.measured.lead_ns.load(Ordering::Relaxed))
     }
 
-    /// How long before that the thread stops sleeping at present: 30 µs to 1 ms, measured.
+    /// How long before that the thread stops sleeping at present: 150 µs to 1 ms, measured.
     pub fn spin_window(&self) -> Span {
         Span::from_nanos(self.measured.window_ns.load(Ordering::Relaxed))
     }

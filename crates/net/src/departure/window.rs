@@ -17,15 +17,15 @@ const WAKE_UPS_MIN: usize = 16;
 const MULTIPLE_AT_START: i64 = 3_000;
 /// A quiet host's p99.
 const MULTIPLE_MIN: i64 = 2_000;
-/// From [`WINDOW_MIN`] to [`WINDOW_MAX`]; more would only take longer to shrink.
-const MULTIPLE_MAX: i64 = 33_000;
+/// From a p90 of 40 µs to the greatest window; more would only take longer to shrink.
+const MULTIPLE_MAX: i64 = 20_000;
 /// A hidden wake-up takes 1/800 off the multiple. 324 of them undo the half that one which was not hidden adds
 /// (ln 1.5 × 800), so about 0.3 % of the wake-ups are not hidden.
 const SHRINKAGE: i64 = 800;
-/// Room to prepare (20 µs, see the worker) and some more.
-pub(super) const WINDOW_MIN: Span = Span::from_micros(30);
+/// After a wake-up the send path is warmed (up to 100 µs on a busy virtual machine), and what is due is prepared (20 µs).
+pub(super) const ROOM: Span = Span::from_micros(150);
 /// At one departure a second 0.1 % of a processor. Who is woken later than this is late.
-pub(super) const WINDOW_MAX: Span = Span::from_millis(1);
+const WINDOW_MAX: Span = Span::from_millis(1);
 /// Before anything is known: five times the slowest median that was measured.
 const WINDOW_AT_START: Span = Span::from_micros(500);
 
@@ -43,7 +43,7 @@ impl SpinWindow {
         SpinWindow { lateness: Recent::new(), multiple: MULTIPLE_AT_START, span: WINDOW_AT_START }
     }
 
-    /// The window now.
+    /// The window now: 150 µs to 1 ms.
     pub(super) fn span(&self) -> Span {
         self.span
     }
@@ -51,8 +51,8 @@ impl SpinWindow {
     /// Notes by how much a sleep ended late.
     pub(super) fn woke(&mut self, late: Span) {
         self.multiple = match late {
-            late if late < self.span => self.multiple - self.multiple / SHRINKAGE,
-            late if late < WINDOW_MAX => self.multiple + self.multiple / 2,
+            late if late <= self.span - ROOM => self.multiple - self.multiple / SHRINKAGE,
+            late if late < WINDOW_MAX - ROOM => self.multiple + self.multiple / 2,
             // A stolen time slice: no window would have hidden it.
             _ => self.multiple,
         }
@@ -60,7 +60,7 @@ impl SpinWindow {
         self.lateness.add(late);
         if self.lateness.count() >= WAKE_UPS_MIN {
             let p90 = self.lateness.quantile(90).min(WINDOW_MAX);
-            self.span = Span::from_nanos(p90.as_nanos() * self.multiple / 1_000).clamp(WINDOW_MIN, WINDOW_MAX);
+            self.span = (ROOM + Span::from_nanos(p90.as_nanos() * self.multiple / 1_000)).min(WINDOW_MAX);
         }
     }
 }
@@ -79,12 +79,12 @@ mod tests {
         let mut window = SpinWindow::new();
         assert_eq!(after(&mut window, WAKE_UPS_MIN - 1, 40), WINDOW_AT_START);
         let first = after(&mut window, 1, 40);
-        assert!(first > Span::from_micros(110) && first <= Span::from_micros(120), "{first:?}");
-        // Unfailing, it comes down to twice p90, but not below its limit; a hopeless host gets all that there is.
-        assert_eq!(after(&mut window, 1_000, 40), Span::from_micros(80));
-        assert_eq!(after(&mut window, WAKE_UPS, 2), WINDOW_MIN);
+        assert!(first > ROOM + Span::from_micros(110) && first <= ROOM + Span::from_micros(120), "{first:?}");
+        // Unfailing, it comes down to twice p90, beside the room; a hopeless host gets all that there is.
+        assert_eq!(after(&mut window, 1_000, 40), ROOM + Span::from_micros(80));
+        assert_eq!(after(&mut window, WAKE_UPS, 2), ROOM + Span::from_micros(4));
         assert_eq!(after(&mut window, WAKE_UPS, 60_000), WINDOW_MAX);
-        assert_eq!(after(&mut window, WAKE_UPS, 40), Span::from_micros(80));
+        assert_eq!(after(&mut window, WAKE_UPS, 2), ROOM + Span::from_micros(4));
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         after(&mut window, 1_000, 30);
         for wake_up in 0..10 * WAKE_UPS {
             window.woke(if wake_up % 20 == 0 { Span::from_millis(20) } else { Span::from_micros(30) });
-            assert_eq!(window.span(), Span::from_micros(60), "{window:?}");
+            assert_eq!(window.span(), ROOM + Span::from_micros(60), "{window:?}");
         }
     }
 
@@ -104,10 +104,13 @@ mod tests {
         // One in fifty is ten times as late as the others: p90 does not see it, the window must.
         for wake_up in 0..20_000 {
             let late = Span::from_micros(if wake_up % 50 == 0 { 300 } else { 30 });
-            missed += usize::from(wake_up >= 1_000 && late >= window.span());
+            missed += usize::from(wake_up >= 1_000 && late > window.span() - ROOM);
             window.woke(late);
         }
         assert!((1..=95).contains(&missed), "{missed} of 19000 not hidden, 0.5 % at most were meant");
-        assert!(window.span() > Span::from_micros(200) && window.span() < Span::from_micros(500), "{window:?}");
+        assert!(
+            window.span() > ROOM + Span::from_micros(200) && window.span() < ROOM + Span::from_micros(500),
+            "{window:?}"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What the departure thread does.
 
 use super::lead::Lead;
+use super::warm_up::WarmUp;
 use super::window::SpinWindow;
 use super::{Command, Departed, Departure, Measured, Outcome};
 use crate::continuity::Continuity;
@@ -22,6 +23,8 @@ const WAIT_AT_ONCE: Span = Span::from_millis(50);
 /// So long before a call its datagrams are prepared, and only the clock is looked at: a full call of [`SEND_BATCH`] takes
 /// some 15 µs to put together.
 const PREPARATION: Span = Span::from_micros(20);
+/// A warm-up takes 30 µs on a quiet host, up to this on a busy one; none is begun later than this before a preparation.
+const WARM_UP_ROOM: Span = Span::from_micros(100);
 /// Fetching one transmit timestamp, with its report. None are fetched when that many would reach into a preparation.
 const FETCH_TIME: Span = Span::from_micros(2);
 /// Under a steady stream of departures there is never room; timestamps this much overdue are fetched all the same.
@@ -68,6 +71,9 @@ pub(super) struct Worker {
     stamps_at: Option<LocalTime>,
     lead: Lead,
     window: SpinWindow,
+    warm_up: WarmUp,
+    /// Whether the send path was used since the last rest.
+    warm: bool,
     measured: Arc<Measured>,
 }
 
@@ -83,6 +89,8 @@ impl Worker {
     ) -> Self {
         Worker {
             continuity: Continuity::new(&clock),
+            warm_up: WarmUp::new(sockets.first().map(UdpSocket::address)),
+            warm: false,
             clock,
             awaited: sockets.iter().map(|_| BTreeMap::new()).collect(),
             sockets,
@@ -126,7 +134,12 @@ impl Worker {
             match next {
                 Some(call) if call - now <= PREPARATION => self.depart(call, now),
                 _ if more => {}
-                Some(call) if call - now <= self.window.span() => std::hint::spin_loop(),
+                Some(call) if call - now <= self.window.span() => {
+                    if !std::mem::replace(&mut self.warm, true) && call - now > PREPARATION + WARM_UP_ROOM {
+                        self.warm_up.run();
+                    }
+                    std::hint::spin_loop();
+                }
                 next => self.rest(now, next),
             }
         }
@@ -181,6 +194,7 @@ impl Worker {
     /// Waits for commands, for the window before the next call, or for timestamps, whichever is first.
     fn rest(&mut self, now: LocalTime, next: Option<LocalTime>) {
         self.checked = false;
+        self.warm = false;
         let window = next.map(|call| call - self.window.span());
         let stamps = self.stamps_at.filter(|at| self.may_fetch(next, *at, now.max(*at)));
         // Commands are looked for after this. Who schedules one unparks afterwards, so none is missed.
@@ -310,6 +324,7 @@ impl Worker {
         }
         reports.into_iter().for_each(|(key, outcome)| self.report(key, outcome));
         self.stamps_at = oldest.map(|_| now + STAMP_AFTER);
+        self.warm_up.clear(&self.clock);
         self.publish();
     }
 
