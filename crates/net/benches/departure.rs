@@ -49,8 +49,13 @@ fn main() {
     let clock = HostClock::new(None);
     let sink = UdpSocket::bind(loopback(), udp::Options::default()).expect("a socket");
     sink.refuse_input().expect("a filter");
-    let options =
-        Options { capacity: 100, realtime_priority: Some(PRIORITY), pin_to_cpu: Some(cpu), lock_memory: true };
+    let options = Options {
+        capacity: 100,
+        realtime_priority: Some(PRIORITY),
+        pin_to_cpu: Some(cpu),
+        lock_memory: true,
+        kernel: None,
+    };
     let done = Waker::new().expect("a waker");
     let thread = DepartureThread::spawn(clock.clone(), vec![stamped_socket()], options, done).expect("a thread");
     let bare = BareLoop::spawn(clock.clone(), sink.address(), cpu);

@@ -14,6 +14,7 @@
 
 mod lead;
 mod recent;
+mod txtime;
 mod warm_up;
 mod window;
 mod worker;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+pub use txtime::{KernelDepartures, probe};
 use worker::Worker;
 
 /// Commands that may wait: as many as departures may, in one burst of orders.
@@ -48,6 +50,9 @@ pub struct Options {
     /// Whether the process's memory shall stay in memory, where permitted: a page that must be read back first costs
     /// milliseconds. It concerns the whole process and all that it maps later.
     pub lock_memory: bool,
+    /// What a probe said. Only if the kernel keeps instants are departures left to it; the sockets must then have been
+    /// bound with [`departure_times`](crate::udp::Options::departure_times).
+    pub kernel: Option<KernelDepartures>,
 }
 
 /// A packet and its instant.
@@ -144,7 +149,7 @@ impl DepartureThread {
         let for_owner = Arc::clone(&measured);
         let run = move || {
             let _ = told.send(prepare(&options));
-            Worker::new(clock, sockets, options.capacity, inbox, outbox, done, measured).run();
+            Worker::new(clock, sockets, &options, inbox, outbox, done, measured).run();
         };
         let thread = std::thread::Builder::new().name("departure".into()).spawn(run)?;
         let scheduling = scheduling.recv().unwrap_or_default();
@@ -233,6 +238,7 @@ fn prepare(options: &Options) -> String {
             Err(error) => format!("memory not locked ({error})"),
         });
     }
+    words.extend(options.kernel.as_ref().map(ToString::to_string));
     words.join(", ")
 }
 

@@ -34,6 +34,8 @@ pub struct Options {
     pub receive_timestamps: bool,
     /// Stamp packets when they leave, see [`UdpSocket::drain_transmit_timestamps`].
     pub transmit_timestamps: bool,
+    /// Datagrams may say when they leave (`SO_TXTIME` on `CLOCK_MONOTONIC`), see [`UdpSocket::send_at`].
+    pub departure_times: bool,
     /// The kernel's receive buffer, in bytes: 4 MiB are 5,000 small packets.
     pub receive_buffer_bytes: usize,
     /// The kernel's send buffer, in bytes.
@@ -47,6 +49,7 @@ impl Default for Options {
             transparent: false,
             receive_timestamps: false,
             transmit_timestamps: false,
+            departure_times: false,
             receive_buffer_bytes: 4 << 20,
             send_buffer_bytes: 4 << 20,
         }
@@ -191,6 +194,10 @@ impl UdpSocket {
             other => other?,
         }
         set_timestamping(&socket, &options)?;
+        if options.departure_times {
+            let times = libc::sock_txtime { clockid: libc::CLOCK_MONOTONIC, flags: 0 };
+            set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TXTIME, times)?;
+        }
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
         let next_number = options.transmit_timestamps.then(|| AtomicU32::new(0));
         Ok(UdpSocket { socket, address, next_number, numbered: options.transmit_timestamps && numbers_travel() })
@@ -259,6 +266,42 @@ impl UdpSocket {
         self.send_batch(&mut message);
         let [Outgoing { outcome, .. }] = message;
         outcome.map(|number| self.next_number.is_some().then_some(number)).map_err(io::Error::from_raw_os_error)
+    }
+
+    /// Hands one datagram to the kernel, to leave when `CLOCK_MONOTONIC` shows `leave_at_monotonic_ns`. Most interfaces ignore
+    /// that and let it leave at once; see [`crate::departure::probe`]. `Some` as of [`UdpSocket::send_to`].
+    ///
+    /// # Errors
+    /// The kernel's; `EINVAL` without [`Options::departure_times`].
+    pub fn send_at(&self, bytes: &[u8], to: SocketAddr, leave_at_monotonic_ns: i64) -> io::Result<Option<u32>> {
+        let number = self.next_number.as_ref().map(|next| next.fetch_add(1, Ordering::Relaxed));
+        let to = SockAddr::from(to);
+        let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut control = TimedMessage::new(leave_at_monotonic_ns, number.unwrap_or(0));
+        // SAFETY: an all-zero msghdr is a valid value: null pointers and zero lengths.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_name = to.as_ptr().cast_mut().cast();
+        header.msg_namelen = to.len();
+        header.msg_iov = &raw mut vector;
+        header.msg_iovlen = 1;
+        header.msg_control = (&raw mut control).cast();
+        // The number, where it travels, comes last.
+        let unused = if self.numbered { 0 } else { size_of::<NumberMessage>() };
+        header.msg_controllen = (size_of::<TimedMessage>() - unused) as _;
+        // SAFETY: the header points at address, bytes and control messages that outlive the call, with their true lengths.
+        check(unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, 0) } as libc::c_int)?;
+        Ok(number)
+    }
+
+    /// Lets what this socket sends die at the next hop (TTL or hop limit 1).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stay_on_link(&self) -> io::Result<()> {
+        match self.address {
+            SocketAddr::V4(_) => self.socket.set_ttl_v4(1),
+            SocketAddr::V6(_) => self.socket.set_unicast_hops_v6(1),
+        }
     }
 
     /// Sends datagrams with as few calls as possible and notes each one's outcome.
@@ -460,6 +503,27 @@ impl NumberMessage {
         header.cmsg_level = libc::SOL_SOCKET;
         header.cmsg_type = SCM_TS_OPT_ID;
         NumberMessage { header, number, padding: 0 }
+    }
+}
+
+/// Control messages that say when a datagram shall leave, and its number.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct TimedMessage {
+    header: libc::cmsghdr,
+    leave_at_monotonic_ns: u64,
+    number: NumberMessage,
+}
+
+impl TimedMessage {
+    fn new(leave_at_monotonic_ns: i64, number: u32) -> Self {
+        // SAFETY: cmsghdr is a plain C struct for which all zeroes is a valid value.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u64>()) as _;
+        header.cmsg_level = libc::SOL_SOCKET;
+        header.cmsg_type = libc::SCM_TXTIME;
+        let leave_at_monotonic_ns = u64::try_from(leave_at_monotonic_ns).unwrap_or(0);
+        TimedMessage { header, leave_at_monotonic_ns, number: NumberMessage::new(number) }
     }
 }
 

@@ -11,12 +11,24 @@ struct Track {
 }
 
 fn track(capacity: usize) -> Track {
+    track_with(Options { capacity, ..options() }, false)
+}
+
+fn options() -> Options {
+    Options { capacity: 100, realtime_priority: None, pin_to_cpu: None, lock_memory: false, kernel: None }
+}
+
+fn track_with(options: Options, departure_times: bool) -> Track {
     let clock = HostClock::new(None);
-    let stamped = udp::Options { receive_timestamps: true, transmit_timestamps: true, ..udp::Options::default() };
+    let stamped = udp::Options {
+        receive_timestamps: true,
+        transmit_timestamps: true,
+        departure_times,
+        ..udp::Options::default()
+    };
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let start = UdpSocket::bind(any, stamped.clone()).expect("a socket");
     let finish = UdpSocket::bind(any, stamped).expect("a socket");
-    let options = Options { capacity, realtime_priority: None, pin_to_cpu: None, lock_memory: false };
     let done = Waker::new().expect("a waker");
     let departures = DepartureThread::spawn(clock.clone(), vec![start], options, done).expect("a thread");
     Track { clock, departures, finish }
@@ -49,7 +61,7 @@ impl Track {
 }
 
 #[test]
-fn departures_leave_in_order_never_early_and_with_kernel_stamps() {
+fn departures_leave_in_order_not_earlier_than_the_lead_and_with_kernel_stamps() {
     let track = track(100);
     let start = track.clock.now() + Span::from_millis(20);
     let at = |key: u64| start + Span::from_millis(key as i64 * 3);
@@ -62,8 +74,9 @@ fn departures_leave_in_order_never_early_and_with_kernel_stamps() {
     for result in &results {
         let Outcome::Sent { at: left, kernel_stamped } = result.outcome else { panic!("{result:?}") };
         assert!(kernel_stamped, "{result:?}");
-        // 20 µs: the error of mapping the kernel's CLOCK_REALTIME stamp to the raw clock.
-        assert!(left - at(result.key) >= Span::from_micros(-20), "{result:?} left early");
+        // The greatest lead, where the first five were disturbed and the sixth is not, and 20 µs for the error of mapping the
+        // kernel's CLOCK_REALTIME stamp to the raw clock.
+        assert!(left - at(result.key) >= Span::from_micros(-120), "{result:?} left early");
         lateness.push(left - at(result.key));
     }
     lateness.sort_unstable();
@@ -113,7 +126,7 @@ fn every_departure_of_a_socket_without_timestamps_is_reported() {
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     let start = UdpSocket::bind(any, udp::Options::default()).expect("a socket");
     let finish = UdpSocket::bind(any, udp::Options::default()).expect("a socket");
-    let options = Options { capacity: 9, realtime_priority: None, pin_to_cpu: None, lock_memory: false };
+    let options = Options { capacity: 9, ..options() };
     let done = Waker::new().expect("a waker");
     let departures = DepartureThread::spawn(clock.clone(), vec![start], options, done).expect("a thread");
     let track = Track { clock, departures, finish };
@@ -162,4 +175,45 @@ fn the_table_is_bounded_and_an_unknown_socket_is_refused() {
     let full = results.iter().filter(|result| result.outcome == Outcome::Full).count();
     assert_eq!((full, track.arrivals().len()), (2, 2));
     assert!(matches!(results[4].outcome, Outcome::Failed { .. }));
+}
+
+/// Lateness of `count` departures, 3 ms apart; all are stamped by the kernel.
+fn lateness(track: &Track, count: u64) -> Vec<Span> {
+    let start = track.clock.now() + Span::from_millis(20);
+    let at = |key: u64| start + Span::from_millis(key as i64 * 3);
+    for key in 0..count {
+        track.departures.schedule(track.departure(key, at(key))).expect("room");
+    }
+    let late = |result: &Departed| match result.outcome {
+        Outcome::Sent { at: left, kernel_stamped: true } => left - at(result.key),
+        _ => panic!("{result:?}"),
+    };
+    track.results(count as usize).iter().map(late).collect()
+}
+
+#[test]
+fn lead_and_window_are_learnt_from_what_happens() {
+    let track = track(100);
+    assert_eq!(track.departures.lead(), Span::ZERO);
+    let before = track.departures.spin_window();
+    let late = lateness(&track, 60);
+    assert_eq!(late.len(), 60);
+    let lead = track.departures.lead();
+    assert!(lead > Span::ZERO && lead <= Span::from_micros(100), "{lead:?}");
+    let window = track.departures.spin_window();
+    assert!(window != before && window >= Span::from_micros(150) && window <= Span::from_millis(1), "{window:?}");
+    println!("lead {lead:?}, window {window:?}, lateness {late:?}");
+}
+
+#[test]
+fn a_kernel_that_ignores_instants_after_all_is_found_out() {
+    let believed = Some(KernelDepartures::Kept { late: Span::from_micros(3) });
+    let track = track_with(Options { kernel: believed, ..options() }, true);
+    assert!(track.departures.scheduling().contains("SO_TXTIME"), "{}", track.departures.scheduling());
+    let late = lateness(&track, 20);
+    // Loopback lets it leave at once: half a millisecond early, less what the wake-up was late by. Nobody trusts it
+    // afterwards.
+    assert!(late[0] >= Span::from_micros(-620), "{late:?}");
+    assert!(late[2..].iter().all(|late| *late >= Span::from_micros(-120)), "{late:?}");
+    println!("lateness {late:?}");
 }

@@ -60,7 +60,8 @@ pub fn run(path: &Path) -> Result<(), String> {
     }
     let takes_part = config.mesh && absence.is_none();
     let mesh_salt = takes_part.then(fresh_salt).transpose().map_err(|_| "the kernel gives no randomness")?;
-    let (services, sockets) = bind_services(&config)?;
+    let kernel = departure::probe(&clock, config.masters[0].control.ip());
+    let (services, sockets) = bind_services(&config, kernel.are_kept())?;
     let fast_options = Options { receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
     let socket = UdpSocket::bind(config.fast_path_listen, fast_options)
         .map_err(|error| format!("fast_path_listen {}: {error}", config.fast_path_listen))?;
@@ -83,6 +84,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         realtime_priority: Some(DEPARTURE_PRIORITY),
         pin_to_cpu: config.departure_cpu,
         lock_memory: true,
+        kernel: Some(kernel),
     };
     let departures = DepartureThread::spawn(clock.clone(), sockets, options, waker.clone()).map_err(thread_fault)?;
     let scheduling = departures.scheduling().to_owned();
@@ -170,14 +172,21 @@ fn master_names(config: &AgentConfig) -> Vec<String> {
     config.masters.iter().map(|master| master.name.clone()).collect()
 }
 
-/// One socket for every service address, whichever masters share it.
-fn bind_services(config: &AgentConfig) -> Result<(Vec<SocketAddr>, Vec<UdpSocket>), String> {
+/// One socket for every service address, whichever masters share it. Where the kernel keeps a departure's instant, it is
+/// told that.
+fn bind_services(config: &AgentConfig, departure_times: bool) -> Result<(Vec<SocketAddr>, Vec<UdpSocket>), String> {
     let mut services: Vec<SocketAddr> =
         config.masters.iter().flat_map(|master| master.service_addresses.iter().copied()).collect();
     services.sort_unstable();
     services.dedup();
     let bind = |address: &SocketAddr| -> Result<UdpSocket, String> {
-        let options = Options { transparent: true, reuse_port: true, transmit_timestamps: true, ..Options::default() };
+        let options = Options {
+            transparent: true,
+            reuse_port: true,
+            transmit_timestamps: true,
+            departure_times,
+            ..Options::default()
+        };
         let fault = |error: std::io::Error| format!("service address {address}: {error}");
         let socket = UdpSocket::bind(*address, options).map_err(fault)?;
         socket.refuse_input().map_err(fault)?;

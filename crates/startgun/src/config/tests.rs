@@ -168,9 +168,11 @@ fn what_is_left_out_has_the_documented_default() {
 
 #[test]
 fn bad_clocks_late_hosts_and_named_signals_are_read() {
-    let text = AGENT.replace("max_bound_ms = 100", "on_bad_clock = \"after\"\n[departure]\nmax_lateness_ms = 0.25");
+    let text =
+        AGENT.replace("max_bound_ms = 100", "on_bad_clock = \"after\"\n[departure]\nmax_lateness_ms = 0.25\ncpu = 3");
     let config = read(Path::new("f.toml"), &text, false, None, agent::read).expect("a sound text").config;
     assert_eq!((config.on_bad_clock, config.max_lateness), (OnBadClock::After, Span::from_micros(250)));
+    assert_eq!(config.departure_cpu, Some(3));
     for (keys, transmit) in [
         ("transmit = \"signal\"", Transmit::Signal),
         ("transmit = \"signal\"\nsignal = \"GO_1\"", Transmit::Held("GO_1".into())),

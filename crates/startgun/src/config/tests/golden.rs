@@ -337,6 +337,11 @@ fn faulty_agents_are_refused_in_these_words() {
         ),
         (
             "max_bound_ms = 100",
+            "[departure]\ncpu = 1024",
+            "f.toml:14:7: departure.cpu: found 1024, expected the number of a processor, a whole number from 0 to 1023",
+        ),
+        (
+            "max_bound_ms = 100",
             "exchange_interval_ms = 1",
             "f.toml:13:24: clock.exchange_interval_ms: found 1, expected milliseconds, a number from 50 to 10000",
         ),
