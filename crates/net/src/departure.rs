@@ -3,10 +3,12 @@
 //! **Problem.** An answer that leaves 0.1 ms late loses races that it should win. **Why the obvious answers fail.** A
 //! plain sleep wakes 0.03–0.12 ms late, `poll` adds 0.1 % of its time-out, a runtime's timer is a millisecond coarse,
 //! a packet that is handed to the kernel at T leaves microseconds after it, and `SO_TXTIME` without its qdisc is silently
-//! ignored. **Sketch.** One thread with a map ordered by time. It sleeps until a window before the call ([`window`]: as wide
-//! as this host's wake-ups ask for), spins on the raw clock while still hearing commands, prepares what is due, and
-//! calls the kernel once per socket, early by what the call takes ([`lead`]). The kernel's transmit timestamps are fetched a
-//! little later, when no departure is close, and reported back: what really happened, not what was intended.
+//! ignored. **Sketch.** One thread with a map ordered by time. It sleeps until a window before the call (`window`: as wide
+//! as this host's wake-ups ask for), warms the kernel's send path (`warm_up`), spins on the raw clock while still hearing
+//! commands, prepares what is due, and calls the kernel once per socket, early by what the call takes (`lead`). The
+//! kernel's transmit timestamps are fetched a little later, when no departure is close, and reported back: what really
+//! happened, not what was intended. Only where a probe has shown that the kernel keeps instants by itself (`txtime`) are
+//! departures left to it.
 //!
 //! Sleeping is a futex with a deadline (`park_timeout`): as quick to wake as `clock_nanosleep`, 10 µs quicker than
 //! `ppoll` on a timerfd (medians 31 and 40 µs on a virtual machine), and whoever schedules makes a system call

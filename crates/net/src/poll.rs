@@ -46,48 +46,6 @@ impl Waker {
     }
 }
 
-/// Becomes readable when `CLOCK_MONOTONIC` shows an instant; a timerfd. Unlike a time-out of [`wait`] it has no slack.
-#[derive(Debug)]
-pub struct Alarm(OwnedFd);
-
-impl AsFd for Alarm {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Alarm {
-    /// An alarm that is not set.
-    ///
-    /// # Errors
-    /// Where the kernel gives no descriptor.
-    pub fn new() -> io::Result<Self> {
-        // SAFETY: timerfd_create takes numbers only.
-        let made =
-            check(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) })?;
-        // SAFETY: the descriptor is fresh and nobody else's.
-        Ok(Alarm(unsafe { OwnedFd::from_raw_fd(made) }))
-    }
-
-    /// Sets it, in place of what was set before; an instant that has passed makes it readable at once.
-    ///
-    /// # Errors
-    /// The kernel's (none is known for an instant).
-    pub fn set(&self, deadline_monotonic_ns: i64) -> io::Result<()> {
-        // Zero would switch the alarm off.
-        let deadline_ns = deadline_monotonic_ns.max(1);
-        let setting = libc::itimerspec {
-            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: libc::timespec { tv_sec: deadline_ns / 1_000_000_000, tv_nsec: deadline_ns % 1_000_000_000 },
-        };
-        // SAFETY: `setting` is valid for reading; the old setting is not asked for.
-        check(unsafe {
-            libc::timerfd_settime(self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &raw const setting, std::ptr::null_mut())
-        })
-        .map(|_| ())
-    }
-}
-
 /// Waits until one of the descriptors is readable (or has transmit timestamps), or until `CLOCK_MONOTONIC` shows the
 /// deadline. `false` at the deadline. The kernel adds a slack of 0.1 % to the time-out.
 ///
@@ -120,19 +78,6 @@ pub fn wait(descriptors: &[BorrowedFd<'_>], deadline_monotonic_ns: Option<i64>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_alarm_ends_a_wait_at_its_instant_and_can_be_set_again() {
-        let alarm = Alarm::new().expect("a timerfd");
-        let soon = monotonic_ns() + 3_000_000;
-        alarm.set(soon).expect("set");
-        assert!(wait(&[alarm.as_fd()], Some(soon + 5_000_000_000)).expect("waited"));
-        assert!(monotonic_ns() >= soon);
-        alarm.set(monotonic_ns() + 60_000_000_000).expect("set");
-        assert!(!wait(&[alarm.as_fd()], Some(monotonic_ns() + 2_000_000)).expect("waited"));
-        alarm.set(-5).expect("set");
-        assert!(wait(&[alarm.as_fd()], Some(monotonic_ns() + 5_000_000_000)).expect("waited"));
-    }
 
     #[test]
     fn a_waker_wakes_once_until_cleared() {

@@ -274,7 +274,9 @@ impl UdpSocket {
     /// # Errors
     /// The kernel's; `EINVAL` without [`Options::departure_times`].
     pub fn send_at(&self, bytes: &[u8], to: SocketAddr, leave_at_monotonic_ns: i64) -> io::Result<Option<u32>> {
-        let number = self.next_number.as_ref().map(|next| next.fetch_add(1, Ordering::Relaxed));
+        let next_number = || self.next_number.as_ref().map(|next| next.fetch_add(1, Ordering::Relaxed));
+        // Before or after the call, as in `send_chunk`.
+        let number = if self.numbered { next_number() } else { None };
         let to = SockAddr::from(to);
         let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let mut control = TimedMessage::new(leave_at_monotonic_ns, number.unwrap_or(0));
@@ -290,7 +292,7 @@ impl UdpSocket {
         header.msg_controllen = (size_of::<TimedMessage>() - unused) as _;
         // SAFETY: the header points at address, bytes and control messages that outlive the call, with their true lengths.
         check(unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, 0) } as libc::c_int)?;
-        Ok(number)
+        Ok(number.or_else(next_number))
     }
 
     /// Lets what this socket sends die at the next hop (TTL or hop limit 1).
