@@ -274,11 +274,10 @@ fn report(startgun: &[Vec<Span>], bare: &[Vec<Span>]) {
     );
 }
 
-/// Into the build's own directory, of which this program is in `release/deps`.
+/// Into the build's own directory, which may be named relative to the repository's root.
 fn write_json(startgun: &Quantiles, bare: &Quantiles) {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")));
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let target = root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
     let directory = target.join("bench");
     let path = directory.join("departure.json");
     let text = format!("{{\"startgun\":{},\"bare\":{}}}\n", startgun.json(), bare.json());
