@@ -3,7 +3,7 @@
 //! Every host has a clock that claims to show UTC; few can say how wrong it may be. The kernel keeps a field for that
 //! (`maxerror` of adjtimex(2)), and believing it is the obvious answer. It fails twice: systemd-timesyncd and OpenNTPD
 //! write 0 there whatever the truth is, and where nobody keeps the clock the field is only what somebody left behind. So
-//! the kernel's word is taken only where a daemon that keeps count is known to run ([`owner`]), or not at all: the operator
+//! the kernel's word is taken only where a daemon that keeps count is known to run (`owner`), or not at all: the operator
 //! may state a bound instead, and then everything that is derived from it holds on that condition
 //! ([`HostTime::stated`]). Better sources say their own bound: the clock-bound daemon, through shared memory, or a
 //! clock in hardware (PHC) whose quality only the operator knows.
