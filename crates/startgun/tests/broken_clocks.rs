@@ -13,7 +13,7 @@ use serde_json::Value;
 use startgun_core::time::Span;
 use startgun_net::host_clock::raw_ns;
 use support::fleet::{Fleet, Options, RACED, SERVICE, SLOW};
-use support::{Test, dns};
+use support::{Test, dns, wait_for};
 
 /// The limit: "racing again within 5 s of the cause going away".
 const RACING_AGAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -24,9 +24,10 @@ const STAMPS: Span = Span::from_micros(200);
 /// Between two queries: the race before is closed by then.
 const QUERY_INTERVAL: Duration = Duration::from_millis(40);
 
-const TESTS: [(&str, Test); 3] = [
+const TESTS: [(&str, Test); 4] = [
     ("a_clock_that_steps_by_a_second_departs_nothing_wrong", a_clock_that_steps_by_a_second_departs_nothing_wrong),
     ("a_process_stopped_for_three_seconds_departs_nothing_wrong", a_process_stopped_departs_nothing_wrong),
+    ("a_host_clock_that_contradicts_the_exchanges_stands_down", a_host_clock_that_contradicts_stands_down),
     ("a_silent_master_is_waited_for_with_a_growing_bound", a_silent_master_is_waited_for_with_a_growing_bound),
 ];
 
@@ -196,6 +197,37 @@ fn a_process_stopped_departs_nothing_wrong() -> Result<(), String> {
     // The raw clock ran on: nothing had to be set anew.
     assert_eq!(fleet.counter("tokyo", "clock_breaks"), 0);
     assert!(fleet.counter("tokyo", "departures_dropped_late") >= 1, "what came due meanwhile was not sent");
+    Ok(())
+}
+
+/// Everybody is known to within 2 ms of UTC, and Tokyo is half a second off all the same.
+fn a_host_clock_that_contradicts_stands_down() -> Result<(), String> {
+    let fleet = Fleet::new(&Options {
+        agents_clock: "host_source = \"kernel\"\nhost_bound_ms = 2.0",
+        tokyo_table: "[clock_distortion]\nrealtime_offset_s = 0.5\n".into(),
+        master_table: "[clock]\nhost_source = \"kernel\"\nhost_bound_ms = 2.0",
+        ..Options::default()
+    });
+    let mut fleet = fleet?;
+    ["m1", "tokyo", "frankfurt"].iter().for_each(|name| fleet.start(name));
+    fleet.wait_until_racing(&["frankfurt"]);
+    wait_for("Tokyo says that its sources contradict each other", Duration::from_secs(10), || {
+        fleet.reason("tokyo").filter(|reason| reason.contains("contradict each other"))
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    for agent in ["tokyo", "frankfurt"] {
+        let status = fleet.status(agent).expect("the agent's status");
+        assert!(status["host_clock"].as_str().is_some_and(|text| text.contains("stated by the operator")), "{status}");
+        // The bound stays that of the exchanges, which Tokyo's host clock does not touch.
+        let entries = logged(&fleet, agent, None);
+        let last = entries.iter().rfind(|entry| entry.departed.is_none()).expect("readings");
+        let bound = last.bound.expect("a bound");
+        assert!(
+            last.error.abs() <= bound + STAMPS && bound < Span::from_millis(2),
+            "{agent}: {:?} {bound:?}",
+            last.error
+        );
+    }
     Ok(())
 }
 

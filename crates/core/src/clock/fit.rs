@@ -38,6 +38,9 @@ const LEAST_WIDTH: f64 = 1e-11;
 /// Windows that are tried: two minutes, halved to a second.
 const WINDOWS_MAX: usize = 8;
 
+/// A whole window that states less than this is not compared with its half, which costs as much again to find out.
+const GOOD_ENOUGH: Span = Span::from_micros(200);
+
 /// A rate is only fitted over at least this long: over less, a millisecond of queueing looks like 1,000 ppm.
 const LEAST_RATE_SPAN: Span = Span::from_millis(500);
 /// Exchanges before the line can tell queueing from a step: with fewer, the mean queueing itself is only known to a factor
@@ -146,7 +149,11 @@ impl Fit {
             if is_better {
                 best = Some((fit, is_explained));
             }
+            let is_good = |(fit, is_explained): &(Fit, bool)| *is_explained && fit.expected_error(origin) < GOOD_ENOUGH;
             let shorter = within.half();
+            if best.as_ref().is_some_and(is_good) {
+                break;
+            }
             let exchanges = |sample: &&Sample| sample.round_trip.is_some() && origin - sample.low.at <= shorter;
             if shorter < LEAST_RATE_SPAN || samples.iter().filter(exchanges).count() < LEAST_EXCHANGES {
                 break;

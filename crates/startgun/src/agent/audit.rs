@@ -12,7 +12,7 @@ use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Records that may wait to be written: a second of departures at the agent's own limit (20,000).
 const RECORDS: usize = 20_000;
@@ -73,16 +73,20 @@ pub(super) fn start(file: File, masters: Vec<String>) -> Result<AuditSender, Str
 }
 
 fn write_all(mut file: BufWriter<File>, records: &Receiver<Audit>, masters: &[String]) {
+    let mut flushed = Instant::now();
     loop {
+        // Under a steady stream there is never a pause to flush in.
+        if flushed.elapsed() >= FLUSH_INTERVAL {
+            let _ = file.flush();
+            flushed = Instant::now();
+        }
         match records.recv_timeout(FLUSH_INTERVAL) {
             Ok(audit) => {
                 // A full disk must not stop the agent; the gap shows in the file.
                 let _ = serde_json::to_writer(&mut file, &record(&audit, masters));
                 let _ = file.write_all(b"\n");
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let _ = file.flush();
-            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 let _ = file.flush();
                 return;

@@ -64,6 +64,8 @@ pub struct Options {
     pub agents_clock: &'static str,
     /// A table of Tokyo's alone.
     pub tokyo_table: String,
+    /// A table of the master's.
+    pub master_table: &'static str,
 }
 
 impl Fleet {
@@ -77,7 +79,10 @@ impl Fleet {
         let fleet = Fleet { processes: Default::default(), network, scratch: Scratch::new() };
         fleet.command(&["fleet", "init"]);
         fleet.enroll("m1", "master");
-        fleet.write("m1.toml", MASTER_TOML);
+        fleet.write(
+            "m1.toml",
+            &MASTER_TOML.replacen("[[service]]", &format!("{}\n[[service]]", options.master_table), 1),
+        );
         for site in ["tokyo", "frankfurt"] {
             fleet.enroll(site, "agent");
             let table = if site == "tokyo" { options.tokyo_table.as_str() } else { "" };
@@ -119,11 +124,13 @@ impl Fleet {
     }
 
     fn write_agent(&self, name: &str, clock: &str, table: &str) {
+        // Whatever keeps this machine's clock has no part in a test that does not ask for it.
+        let host_source = if clock.contains("host_source") { "" } else { "host_source = \"none\"\n" };
         let toml = format!(
             "role = \"agent\"\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nstatus_socket = \"{name}.sock\"\n\
              http_listen = \"127.0.0.1:9530\"\naudit_log = \"{name}.jsonl\"\n\
              [departure]\nmax_lateness_ms = 1000\n\
-             [clock]\nhost_source = \"none\"\nexchange_interval_ms = 50\n{clock}\n{table}\n\
+             [clock]\n{host_source}exchange_interval_ms = 50\n{clock}\n{table}\n\
              [fleet]\nca = \"{name}/ca.crt\"\ncertificate = \"{name}/{name}.crt\"\nkey = \"{name}/{name}.key\"\n\
              mesh_key = \"{name}/{name}.mesh.key\"\n\
              [[master]]\nname = \"m1\"\ncontrol = \"{CONTROL}\"\nservice_addresses = [\"{SERVICE}\"]\n"
