@@ -135,8 +135,9 @@ impl Exchanger {
         let (received, replied, returned) = done.reply?;
         let update = self.clock.handle_exchange(Exchange { sent: done.sent, received, replied, returned });
         if update == Update::Stepped {
-            // Fast again, until the clock is good again.
-            self.since_reset = 0;
+            // What is under way may have one stamp from before the step and one from after it. Fast again, until the
+            // clock is good again.
+            self.reset();
         }
         Some(update)
     }

@@ -275,7 +275,11 @@ impl Link {
     }
 
     pub(super) fn handle_sync_signal(&mut self, received_at: LocalTime, sent: RaceTime) -> Update {
-        self.exchanger.clock_mut().handle_signal(Signal { sent, received: received_at })
+        let update = self.exchanger.clock_mut().handle_signal(Signal { sent, received: received_at });
+        if update == Update::Stepped {
+            self.exchanger.reset();
+        }
+        update
     }
 
     /// Measures how long a datagram took from the master, by this agent's own clock of its timeline.

@@ -39,13 +39,10 @@ const LEAST_WIDTH: f64 = 1e-11;
 const WINDOWS_MAX: usize = 8;
 
 /// A whole window that states less than this is not compared with its half, which costs as much again to find out.
-const GOOD_ENOUGH: Span = Span::from_micros(200);
+const GOOD_ENOUGH: Span = Span::from_micros(30);
 
 /// A rate is only fitted over at least this long: over less, a millisecond of queueing looks like 1,000 ppm.
 const LEAST_RATE_SPAN: Span = Span::from_millis(500);
-/// Exchanges before the line can tell queueing from a step: with fewer, the mean queueing itself is only known to a factor
-/// of two.
-const LEAST_FOR_FLOOR: usize = 48;
 /// Least mean queueing that is assumed, in nanoseconds: the noise of timestamps on an idle path.
 const LEAST_QUEUEING_NS: f64 = 100.0;
 
@@ -58,7 +55,7 @@ const HOLDOVER_PPM: f64 = 1.0;
 const STAMP_NOISE_NS: f64 = 1_000.0;
 /// The stated error is this many standard deviations.
 const DEVIATIONS: f64 = 3.0;
-/// The error of n packets is multiplied by 1 + this / √n: four times at 4 packets, 1.3 times at 480.
+/// The error of n packets is multiplied by 1 + this / √n: three times at 8 packets, 1.3 times at 480.
 const FEW_PACKETS: f64 = 6.0;
 /// A window is explained by its line while no more of the least round trip is missing than this many times what
 /// chance takes.
@@ -83,8 +80,8 @@ pub(super) struct Fit {
     unexplained_ns: f64,
     /// The window's middle, relative to the origin, in nanoseconds.
     middle_ns: f64,
-    /// An exchange without queueing is at least this wide, most likely; absent while too few exchanges tell.
-    floor_ns: Option<f64>,
+    /// Half of how far the two supporting lines are apart, in nanoseconds.
+    half_gap_ns: f64,
 }
 
 /// Points of one direction, relative to the fit's origin and base.
@@ -193,7 +190,7 @@ impl Fit {
             variance_rate: 0.0,
             unexplained_ns: 0.0,
             middle_ns: oldest_ns / 2.0,
-            floor_ns: None,
+            half_gap_ns: gap(best) / 2.0,
         };
         if exchanges < LEAST_EXCHANGES {
             return Some((fit, true));
@@ -232,15 +229,13 @@ impl Fit {
         // By chance the least of n sums of two waits is this far above the sum of the least waits.
         let by_chance = (2.0 * m_f * m_r / n_f).sqrt();
         let missing = least_width_ns - gap(best);
-        let beyond = DEVIATIONS * (m_f / n_f + m_r / n_r);
-        fit.floor_ns = (exchanges >= LEAST_FOR_FLOOR).then_some(gap(best) - beyond);
         fit.unexplained_ns = (missing - by_chance).max(0.0) / 2.0;
         Some((fit, missing <= UNEXPLAINED_TIMES * by_chance + UNEXPLAINED_LEAST_NS))
     }
 
-    /// How wide an exchange without queueing is at least, most likely; `None` while too few exchanges tell.
-    pub(super) fn floor(&self) -> Option<Span> {
-        self.floor_ns.map(|floor| Span::from_nanos(floor as i64))
+    /// How far either supporting line is from the line between them: what packets without queueing take, one way.
+    pub(super) fn half_gap(&self) -> Span {
+        Span::from_nanos(self.half_gap_ns as i64)
     }
 
     /// θ at `at`, on the line.

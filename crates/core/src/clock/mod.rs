@@ -22,8 +22,9 @@
 //! An [unsolicited synchronisation signal](Signal) is a one-sided interval: it proves only θ ≥ T3 − T4.
 //!
 //! **A step may hide within the interval.** A clock that jumps by less than the path is long leaves an intersection
-//! that is not empty and may not hold the truth. But queueing moves the middle of an exchange by no more than half of
-//! what it adds to the round trip; what moves it further is a step or a new route, and resets the clock as well.
+//! that is not empty and may not hold the truth. But queueing only makes packets slower; one that is quicker than the
+//! supporting lines of all before it, by more than their own error, comes after a step or by a shorter route. Nobody can
+//! tell which, so the clock is reset in either case.
 //!
 //! References: Marzullo & Owicki 1983 (intersection); Moon, Skelly & Towsley 1999 (supporting lines for skew);
 //! RFC 5905 (the four stamps); Veitch, Ridoux & Korada 2009 (feed-forward clocks on raw counters).
@@ -48,11 +49,12 @@ pub const MAX_SAMPLES: usize = 960;
 /// two readings of a sandwich are under 1 µs apart, and 10 ms of a clock that is slewed by 500 ppm are 5 µs.
 const STAMP_ERROR: Span = Span::from_micros(10);
 
-/// Exchanges before a statistical error is stated at all: with fewer, a minimum says little.
-const LEAST_EXCHANGES: usize = 4;
+/// Exchanges before a statistical error is stated at all: with fewer, a minimum says little, and their spread less. The
+/// first burst has them within a second.
+const LEAST_EXCHANGES: usize = 8;
 
-/// An exchange whose middle lies further off the line than its queueing explains, by this and twice the error that the line
-/// itself states, comes after a step: five conversions of timestamps each way.
+/// A packet that is quicker than the line allows by this, and twice the error that the line itself states, comes after a
+/// step: five conversions of timestamps each way.
 const STEP_TOLERANCE: Span = Span::from_micros(100);
 
 /// A correction by the mesh that has not been renewed for this long is dropped: routes, and with them asymmetries, last
@@ -355,23 +357,19 @@ impl RaceClock {
         update
     }
 
-    /// Whether an exchange lies further off the line than its own queueing explains.
+    /// Whether a sample was quicker, in one direction, than the line allows: queueing only makes it slower.
     fn jumped(&self, sample: &Sample) -> bool {
-        let (Some(fit), Some(high), Some(width)) = (&self.fit, sample.high, sample.width()) else { return false };
-        let (Some(floor), Some(last)) = (fit.floor(), self.samples.back()) else { return false };
+        let (Some(fit), Some(last)) = (&self.fit, self.samples.back()) else { return false };
         let expected_error = fit.expected_error(sample.low.at);
         if expected_error == Span::MAX {
             return false;
         }
         let off = |edge: Edge| edge.offset - fit.offset(edge.at);
-        let middle = (off(sample.low) + off(high)).half();
-        // Narrower than ever: a way has become shorter, which no step does.
-        if width < floor {
-            return false;
-        }
-        let explained = (width - floor).half();
+        let beyond_lower = off(sample.low) + fit.half_gap();
+        let two_way = sample.high.filter(|_| sample.round_trip.is_some());
+        let beyond_upper = two_way.map_or(Span::MIN, |high| fit.half_gap() - off(high));
         let drift = (sample.low.at - last.low.at).drift(self.config.max_drift_ppm);
-        middle.abs() > explained + expected_error + expected_error + drift + STEP_TOLERANCE
+        beyond_lower.max(beyond_upper) > expected_error + expected_error + drift + STEP_TOLERANCE
     }
 
     /// The race time at `at`, or `None` before the first sample.

@@ -35,7 +35,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
                 error_p99: Some(Span::from_micros(200)),
                 bound_max: Some(Span::from_millis(43)),
                 honest_ppm: Some(990_000),
-                stand_downs: Some(0),
+                // Queueing of several milliseconds one way, and the first second has ten exchanges to tell it.
+                stand_downs: Some(2),
                 ..Limits::default()
             },
             seeds: 0..8,
@@ -61,7 +62,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
                 error_p99: Some(Span::from_micros(200)),
                 bound_max: Some(Span::from_millis(42)),
                 honest_ppm: Some(990_000),
-                stand_downs: Some(0),
+                // A burst may fall into the first seconds, when few exchanges have to tell it from the rest.
+                stand_downs: Some(4),
                 ..Limits::default()
             },
             seeds: 0..8,

@@ -49,10 +49,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             // The exchange that is under way when the route changes has the old way out and the new one back: half of 30 ms,
             // until the next.
             limits: Limits {
-                error_p99: Some(Span::from_micros(500)),
+                error_p99: ms(1),
                 error_max: Some(Span::from_micros(16_500)),
                 bound_max: ms(72),
-                stand_downs: Some(0),
+                // The way back to the shorter route resets every clock once: six seeds of twelve agents.
+                stand_downs: Some(72),
                 ..Limits::default()
             },
             seeds: 0..6,
