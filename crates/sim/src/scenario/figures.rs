@@ -55,7 +55,7 @@ pub struct Figures {
     pub first_violation: Option<(u64, String)>,
     /// Magnitudes of settled errors, in nanoseconds.
     errors: Vec<i64>,
-    /// Settled bounds, in nanoseconds; open ones are left out.
+    /// Settled bounds, in nanoseconds; readings with an open one are left out, here and in the errors.
     bounds: Vec<i64>,
     /// Settled readings with |error| ≤ 3 × expected error, and all that stated one.
     honest: (u64, u64),
@@ -89,10 +89,12 @@ impl Figures {
             return;
         }
         self.sorted = false;
-        self.errors.push(reading.error.abs().as_nanos());
-        if reading.bound != Span::MAX {
-            self.bounds.push(reading.bound.as_nanos());
+        // An open bound says that nothing is known yet (a signal alone came since a reset), and no agent races by it.
+        if reading.bound == Span::MAX {
+            return;
         }
+        self.errors.push(reading.error.abs().as_nanos());
+        self.bounds.push(reading.bound.as_nanos());
         if reading.expected_error != Span::MAX {
             self.honest.1 += 1;
             let covered = reading.expected_error.as_nanos().saturating_mul(HONEST_TIMES);
