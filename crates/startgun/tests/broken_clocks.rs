@@ -17,8 +17,9 @@ use support::{Test, dns, wait_for};
 
 /// The limit: "racing again within 5 s of the cause going away".
 const RACING_AGAIN_WITHIN: Duration = Duration::from_secs(5);
-/// Agents here exchange every 50 ms; on a busy machine one takes this long at most.
-const ONE_EXCHANGE: Duration = Duration::from_millis(250);
+/// Agents here exchange every 50 ms, and an exchange counts with the reply after it; on a busy machine that takes this long
+/// at most. The clock itself is forgotten before: there is nothing to read until then.
+const ONE_EXCHANGE: Duration = Duration::from_millis(500);
 /// Kernel stamps and both processes' readings, on a machine that loses its processors now and then.
 const STAMPS: Span = Span::from_micros(200);
 /// Between two queries: the race before is closed by then.
@@ -163,7 +164,12 @@ fn a_clock_that_steps_by_a_second_departs_nothing_wrong() -> Result<(), String> 
         let one_exchange = at_raw_ns + ONE_EXCHANGE.as_nanos() as i64;
         let first = entries.iter().find(|entry| entry.departed.is_none() && entry.raw_ns > at_raw_ns);
         let first = first.expect("readings after the step");
-        assert!(first.raw_ns < one_exchange && first.expected_error.is_none(), "it did not stand down at once");
+        let after_ms = (first.raw_ns - at_raw_ns) as f64 / 1e6;
+        assert!(
+            first.raw_ns < one_exchange && first.expected_error.is_none(),
+            "first reading after {after_ms:.0} ms, expected error {:?}: it did not stand down at once",
+            first.expected_error
+        );
         let noticed = fleet.counter("tokyo", "clock_breaks") + fleet.counter("tokyo", "clock_steps");
         assert!(noticed >= 1);
         assert_eq!(fleet.counter("frankfurt", "clock_breaks"), 0);

@@ -143,7 +143,7 @@ fn the_golden_names_of_metrics_are_the_counters_of_the_machines() {
     let mut names = BTreeSet::new();
     for (role, files) in [
         ("master", &["master/shard.rs", "master/shard/agents.rs", "master/shard/races.rs", "wire/session.rs"][..]),
-        ("agent", &["agent/mod.rs", "agent/link.rs", "agent/readiness.rs", "wire/session.rs"]),
+        ("agent", &["agent/mod.rs", "agent/output.rs", "agent/link.rs", "agent/readiness.rs", "wire/session.rs"]),
     ] {
         for file in files {
             let text = std::fs::read_to_string(source("../core/src").join(file)).expect("a source file");
