@@ -322,11 +322,6 @@ impl RaceClock {
         self.correction = Some(Correction { at, by, expected_error });
     }
 
-    /// Drops what the mesh found.
-    pub fn uncorrect(&mut self) {
-        self.correction = None;
-    }
-
     fn take(&mut self, sample: Sample) -> Update {
         let newest = sample.low.at;
         while self.samples.len() >= MAX_SAMPLES
@@ -389,7 +384,7 @@ impl RaceClock {
             ClockSource::Host if !disagree => by_host?.interval,
             _ => agreed.or(by_exchange)?,
         };
-        let (likely, expected_error, decided) = self.likely(at, interval, by_host.filter(|_| !disagree));
+        let (likely, expected_error, decided) = self.likely(at, interval, by_exchange, by_host.filter(|_| !disagree));
         let likely = interval.clamp(likely);
         let race = |offset: Span| Span::from_nanos(at.as_nanos().saturating_add(offset.as_nanos()));
         Some(Reading {
@@ -410,9 +405,15 @@ impl RaceClock {
         })
     }
 
-    /// The likely θ, its statistical error, and who said so.
-    fn likely(&self, at: LocalTime, interval: Interval, host: Option<host::HostOffset>) -> (Span, Span, Decided) {
-        let exchanges = self.proof.at(at).filter(|known| known.low != Span::MIN && known.high != Span::MAX);
+    /// The likely θ, its statistical error, and who said so, from what each source proves and all of them together.
+    fn likely(
+        &self,
+        at: LocalTime,
+        interval: Interval,
+        by_exchange: Option<Interval>,
+        host: Option<host::HostOffset>,
+    ) -> (Span, Span, Decided) {
+        let exchanges = by_exchange.filter(|known| known.low != Span::MIN && known.high != Span::MAX);
         let width = |interval: Interval| interval.high - interval.low;
         // Half of the way that is proven is what asymmetry can do; the narrower of the two sources knows better.
         let host_decides = host.is_some_and(|host| {
