@@ -4,18 +4,19 @@
 //! the same version and no agent needs it again. An agent keeps the current and the previous one: orders that
 //! were stamped just before a change still find theirs.
 
-use crate::dns::CanonicalName;
-use crate::dns::answer::Addresses;
+use crate::dns::{Answers, CanonicalName, PreparedAnswers};
 use crate::time::Span;
 use ring::digest;
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// Most raced names of one master: an order names them by 16 bits, and a control message stays within
 /// [`crate::control::MAX_MESSAGE`] at 3 KiB each.
 pub const MAX_RACES: usize = 1_024;
 /// Most addresses of one kind in an answer: 40 × 28 bytes of AAAA fill [`crate::dns::MAX_ANSWER`].
 pub const MAX_ADDRESSES: usize = 40;
+/// Most name servers of a raced referral: 13, as many as the root has, with two addresses each take 1,000 bytes.
+pub const MAX_NAME_SERVERS: usize = 13;
 
 /// What an agent does with an answer that cannot depart in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +40,9 @@ pub struct PlaybookRace {
     pub late: LatePolicy,
     /// A departure more than this after T is late.
     pub late_tolerance: Span,
-    /// Answers to A.
-    pub a: Vec<Ipv4Addr>,
-    /// Answers to AAAA.
-    pub aaaa: Vec<Ipv6Addr>,
+    /// What the site answers; nothing where it takes no part.
+    #[serde(flatten)]
+    pub answers: Answers,
 }
 
 /// Everything that one site answers for one master.
@@ -87,10 +87,27 @@ impl Playbook {
             context.update(&race.ttl_s.to_be_bytes());
             context.update(&[late]);
             context.update(&race.late_tolerance.as_nanos().to_be_bytes());
-            context.update(&(race.a.len() as u64).to_be_bytes());
-            race.a.iter().for_each(|ip| context.update(&ip.octets()));
-            context.update(&(race.aaaa.len() as u64).to_be_bytes());
-            race.aaaa.iter().for_each(|ip| context.update(&ip.octets()));
+            let Answers { a, aaaa, cname, ns } = &race.answers;
+            let mut count = |items: usize| context.update(&(items as u64).to_be_bytes());
+            count(a.len());
+            count(aaaa.len());
+            count(cname.as_ref().map_or(0, |name| name.len() + 1));
+            count(ns.len());
+            a.iter().for_each(|ip| context.update(&ip.octets()));
+            aaaa.iter().for_each(|ip| context.update(&ip.octets()));
+            cname.iter().for_each(|name| context.update(name.as_bytes()));
+            for server in ns {
+                context.update(&(server.name.len() as u64).to_be_bytes());
+                context.update(server.name.as_bytes());
+                context.update(&(server.addresses.len() as u64).to_be_bytes());
+                for ip in &server.addresses {
+                    context.update(&[u8::from(ip.is_ipv6())]);
+                    match ip {
+                        IpAddr::V4(ip) => context.update(&ip.octets()),
+                        IpAddr::V6(ip) => context.update(&ip.octets()),
+                    }
+                }
+            }
         }
         context.finish().as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
     }
@@ -109,14 +126,14 @@ pub struct PreparedPlaybook {
 pub struct PreparedRace {
     /// The name; may be a wildcard.
     pub name: CanonicalName,
-    /// Time to live of the answer, in seconds.
-    pub ttl_s: u32,
     /// What happens to an answer that is late.
     pub late: LatePolicy,
     /// A departure more than this after T is late.
     pub late_tolerance: Span,
+    /// Whether the race is about names below this one as well.
+    pub is_referral: bool,
     /// The site's answers.
-    pub addresses: Addresses,
+    pub answers: PreparedAnswers,
 }
 
 impl PreparedPlaybook {
@@ -131,13 +148,17 @@ impl PreparedPlaybook {
         };
         within("raced names", playbook.races.len(), MAX_RACES)?;
         let prepare = |race: &PlaybookRace| {
-            within("addresses", race.a.len().max(race.aaaa.len()), MAX_ADDRESSES)?;
+            let Answers { a, aaaa, ns, .. } = &race.answers;
+            let of_servers = ns.iter().map(|server| server.addresses.len()).max().unwrap_or(0);
+            within("addresses", a.len().max(aaaa.len()).max(of_servers), MAX_ADDRESSES)?;
+            within("name servers", ns.len(), MAX_NAME_SERVERS)?;
+            let name: CanonicalName = race.name.parse()?;
             Ok(PreparedRace {
-                name: race.name.parse()?,
-                ttl_s: race.ttl_s,
+                answers: race.answers.prepare(&name, race.ttl_s)?,
+                name,
                 late: race.late,
                 late_tolerance: race.late_tolerance,
-                addresses: Addresses { a: race.a.clone(), aaaa: race.aaaa.clone() },
+                is_referral: !ns.is_empty(),
             })
         };
         let races = playbook.races.iter().map(prepare).collect::<Result<_, PlaybookError>>()?;
@@ -150,9 +171,17 @@ impl PreparedPlaybook {
     }
 }
 
+impl PreparedRace {
+    /// Whether a query for this name, in canonical form, is one for this race.
+    pub fn covers(&self, name: &[u8]) -> bool {
+        self.name.covers(name) || self.is_referral && self.name.is_ancestor_or_self_of(name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn race() -> PlaybookRace {
         PlaybookRace {
@@ -160,9 +189,12 @@ mod tests {
             ttl_s: 30,
             late: LatePolicy::Drop,
             late_tolerance: Span::from_millis(2),
-            a: vec![Ipv4Addr::new(192, 0, 2, 1)],
-            aaaa: vec![],
+            answers: Answers { a: vec![Ipv4Addr::new(192, 0, 2, 1)], ..Answers::default() },
         }
+    }
+
+    fn other(a: Vec<Ipv4Addr>) -> Answers {
+        Answers { a, ..Answers::default() }
     }
 
     #[test]
@@ -172,7 +204,7 @@ mod tests {
         assert_eq!(base, version(race()));
         assert_ne!(base, version(PlaybookRace { ttl_s: 31, ..race() }));
         assert_ne!(base, version(PlaybookRace { late: LatePolicy::Send, ..race() }));
-        assert_ne!(base, version(PlaybookRace { a: vec![Ipv4Addr::new(192, 0, 2, 2)], ..race() }));
+        assert_ne!(base, version(PlaybookRace { answers: other(vec![Ipv4Addr::new(192, 0, 2, 2)]), ..race() }));
         assert_ne!(base, Playbook { races: vec![race(), race()] }.version());
         assert_ne!(base, Playbook::default().version());
     }
@@ -181,7 +213,7 @@ mod tests {
     fn a_playbook_beyond_its_limits_is_refused() {
         let many = Playbook { races: vec![race(); MAX_RACES + 1] };
         assert!(matches!(PreparedPlaybook::new(&many), Err(PlaybookError::TooMany { found: 1_025, .. })));
-        let wide = PlaybookRace { a: vec![Ipv4Addr::LOCALHOST; MAX_ADDRESSES + 1], ..race() };
+        let wide = PlaybookRace { answers: other(vec![Ipv4Addr::LOCALHOST; MAX_ADDRESSES + 1]), ..race() };
         assert!(matches!(PreparedPlaybook::new(&Playbook { races: vec![wide] }), Err(PlaybookError::TooMany { .. })));
         let nameless = PlaybookRace { name: "a..b".into(), ..race() };
         assert!(matches!(PreparedPlaybook::new(&Playbook { races: vec![nameless] }), Err(PlaybookError::Name(_))));

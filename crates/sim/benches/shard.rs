@@ -5,8 +5,7 @@
 
 use domain::base::{MessageBuilder, Name, Rtype};
 use startgun_core::control::ForwardDelay;
-use startgun_core::dns::answer::Addresses;
-use startgun_core::dns::{Record, ZoneSet};
+use startgun_core::dns::{Answers, RacedName, Record, ZoneSet};
 use startgun_core::master::{
     AgentView, Arrival, Delay, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp, Transmit,
 };
@@ -24,14 +23,13 @@ const QUERIES: usize = 4_000;
 const BATCH: usize = 64;
 
 fn service() -> Arc<Service> {
-    let mut zones = ZoneSet::new();
     let name = |text: &str| text.parse().unwrap_or_else(|error| panic!("{error}"));
     let record = |owner: &str, rtype, data: &[u8]| Record { owner: name(owner), rtype, ttl_s: 300, data: data.into() };
     let soa = [b"\x02ns\x04test\x00\x04host\x04test\x00".as_slice(), &[0; 20]].concat();
     let records = [record("test", Rtype::SOA, &soa), record("plain.test", Rtype::A, &[192, 0, 2, 1])];
-    zones.add_zone(name("test"), records).unwrap_or_else(|error| panic!("{error}"));
-    zones.add_race(&name("*.race.test"), 0).unwrap_or_else(|error| panic!("{error}"));
-    let addresses = |last| Addresses { a: vec![Ipv4Addr::new(198, 18, 1, last)], aaaa: vec![] };
+    let races = [RacedName { name: name("*.race.test"), index: 0, is_referral: false }];
+    let zones = ZoneSet::build([(name("test"), records.to_vec())], &races).unwrap_or_else(|error| panic!("{error}"));
+    let addresses = |last| Answers { a: vec![Ipv4Addr::new(198, 18, 1, last)], ..Answers::default() };
     let race = RaceConfig {
         name: name("*.race.test"),
         ttl_s: 30,
@@ -42,7 +40,7 @@ fn service() -> Arc<Service> {
         sites: (0..10).map(|site| (format!("site-{site}"), addresses(site))).collect(),
         fallback: addresses(200),
     };
-    Arc::new(Service { master: "m1".into(), zones, races: vec![race] })
+    Arc::new(Service::new("m1".into(), zones, vec![race]).unwrap_or_else(|error| panic!("{error}")))
 }
 
 fn shard(service: &Arc<Service>, agents: u32, now: LocalTime) -> Shard {

@@ -404,7 +404,7 @@ impl Agent {
             .race(order.name)
             .ok_or(Refusal::UnknownName)?;
         let Verdict::Query(query) = Query::parse(order.query) else { return Err(Refusal::BadQuery) };
-        if !race.name.covers(query.name()) || !race.addresses.serve(query.rtype()) {
+        if !race.covers(query.name()) || !race.answers.serve(query.rtype()) {
             return Err(Refusal::UnknownName);
         }
         let (at, transmit_at) = self.instant(now, received_at, master, order.transmit)?;
@@ -414,8 +414,7 @@ impl Agent {
             return Err(Refusal::TableFull);
         }
         self.limits.take(now, order.client)?;
-        let bytes =
-            Response::new(&query, Transport::Udp, &self.config.site).addresses(&race.addresses, race.ttl_s, Vec::new());
+        let bytes = Response::new(&query, Transport::Udp, &self.config.site).site(&race.answers, Vec::new());
 
         let key = key.unwrap_or_else(|| {
             self.next_key += 1;

@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::dns::query::Verdict;
+use crate::dns::site::Answers;
 use crate::dns::zone::tests::zones;
-use domain::base::Message;
 use domain::base::iana::Rcode;
+use domain::base::{Message, MessageBuilder, Name};
 use domain::rdata::AllRecordData;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// A query as a resolver would send it; with EDNS it asks for the server's identifier too.
@@ -51,13 +53,16 @@ fn section(message: &Message<Vec<u8>>) -> Vec<String> {
         .collect()
 }
 
+fn site(a: Vec<Ipv4Addr>) -> PreparedAnswers {
+    let answers = Answers { a, ..Answers::default() };
+    answers.prepare(&"www.cdn.test".parse().expect("a name"), 30).expect("names")
+}
+
 #[test]
 fn a_site_answers_with_id_question_case_and_identifier_echoed() {
     let packet = query_bytes("wWw.CdN.tEsT", Rtype::A, Some(1232));
-    let addresses = Addresses { a: vec![Ipv4Addr::new(192, 0, 2, 7)], aaaa: vec![] };
-    let bytes = with_query(&packet, |query| {
-        Response::new(query, Transport::Udp, "tokyo").addresses(&addresses, 30, Vec::new())
-    });
+    let answers = site(vec![Ipv4Addr::new(192, 0, 2, 7)]);
+    let bytes = with_query(&packet, |query| Response::new(query, Transport::Udp, "tokyo").site(&answers, Vec::new()));
     let message = Message::from_octets(bytes).expect("a message");
     assert_eq!(message.header().id(), 0x1234);
     assert!(message.header().aa() && message.header().qr() && message.header().rd());
@@ -120,13 +125,14 @@ fn a_truncated_answer_is_no_longer_than_its_query() {
 
 #[test]
 fn an_answer_that_does_not_fit_is_emptied_and_marked() {
-    let addresses = Addresses { a: (0..100).map(|i| Ipv4Addr::new(192, 0, 2, i)).collect(), aaaa: vec![] };
-    for (size, transport, fits) in
-        [(None, Transport::Udp, false), (Some(4096), Transport::Udp, false), (None, Transport::Tcp, true)]
-    {
+    let answers = site((0..100).map(|i| Ipv4Addr::new(192, 0, 2, i)).collect());
+    for (size, transport, fits) in [
+        (None, Transport::Udp, false),
+        (Some(4096), Transport::Udp, false),
+        (None, Transport::Tcp { keepalive: None }, true),
+    ] {
         let packet = query_bytes("www.cdn.test", Rtype::A, size);
-        let bytes =
-            with_query(&packet, |query| Response::new(query, transport, "m1").addresses(&addresses, 30, Vec::new()));
+        let bytes = with_query(&packet, |query| Response::new(query, transport, "m1").site(&answers, Vec::new()));
         let message = Message::from_octets(bytes).expect("a message");
         assert_eq!(message.header().tc(), !fits);
         assert_eq!(message.header_counts().ancount(), if fits { 100 } else { 0 });

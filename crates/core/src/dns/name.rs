@@ -3,6 +3,7 @@
 //! In this form equality and suffix tests are comparisons of bytes, and a map's key can be looked up by a slice.
 
 use domain::base::name::{Name, ToLabelIter};
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -33,6 +34,11 @@ impl CanonicalName {
     pub fn from_labels(name: &impl ToLabelIter) -> Self {
         let (bytes, length) = canonical(name);
         CanonicalName(bytes[..length].into())
+    }
+
+    /// The name of bytes that are in canonical form already.
+    pub(super) fn from_canonical(bytes: &[u8]) -> Self {
+        CanonicalName(bytes.into())
     }
 
     /// Whether the leftmost label is an asterisk (RFC 4592 section 2.1.1).
@@ -114,6 +120,37 @@ pub(super) fn suffixes(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     core::iter::successors(Some(name), |name| parent(name))
 }
 
+/// Canonical order of two canonical names (RFC 4034 section 6.1): by labels from the right, each as bytes.
+pub(super) fn canonical_order(left: &[u8], right: &[u8]) -> Ordering {
+    let (left_labels, left_count) = label_starts(left);
+    let (right_labels, right_count) = label_starts(right);
+    let label = |name: &[u8], start: u8| {
+        let start = usize::from(start);
+        start + 1..start + 1 + usize::from(name[start])
+    };
+    let of_left = left_labels[..left_count].iter().rev();
+    for (&l, &r) in of_left.zip(right_labels[..right_count].iter().rev()) {
+        let order = left[label(left, l)].cmp(&right[label(right, r)]);
+        if order.is_ne() {
+            return order;
+        }
+    }
+    left_count.cmp(&right_count)
+}
+
+/// Where each label of a name begins, the root left out, and how many there are: at most 127 of one byte each.
+fn label_starts(name: &[u8]) -> ([u8; 128], usize) {
+    let mut starts = [0; 128];
+    let mut count = 0;
+    let mut at = 0;
+    while name.get(at).is_some_and(|length| *length != 0) {
+        starts[count] = at as u8;
+        count += 1;
+        at += usize::from(name[at]) + 1;
+    }
+    (starts, count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +176,27 @@ mod tests {
         assert!(!wildcard.covers(name("xcdn.test").as_bytes()));
         assert!(name("cdn.test").covers(name("cdn.test").as_bytes()));
         assert!(!name("cdn.test").covers(name("a.cdn.test").as_bytes()));
+    }
+
+    #[test]
+    fn names_are_ordered_as_rfc_4034_section_6_1_lists_them() {
+        let sorted = [
+            "example",
+            "a.example",
+            "yljkjljk.a.example",
+            "Z.a.example",
+            "zABC.a.EXAMPLE",
+            "z.example",
+            "\\001.z.example",
+            "*.z.example",
+            "\\200.z.example",
+        ];
+        for pair in sorted.windows(2) {
+            let (left, right) = (name(pair[0]), name(pair[1]));
+            assert_eq!(canonical_order(left.as_bytes(), right.as_bytes()), Ordering::Less, "{left} {right}");
+            assert_eq!(canonical_order(right.as_bytes(), left.as_bytes()), Ordering::Greater, "{right} {left}");
+        }
+        assert_eq!(canonical_order(name(".").as_bytes(), name("example").as_bytes()), Ordering::Less);
     }
 
     #[test]

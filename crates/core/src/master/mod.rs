@@ -12,10 +12,11 @@ mod shard;
 pub use roster::{AgentStatus, Roster, RosterConfig, RosterOutput, Slot};
 pub use shard::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Signalled, Timer};
 
-use crate::dns::answer::Addresses;
-use crate::dns::{CanonicalName, ZoneSet};
+use crate::dns::name::NameError;
+use crate::dns::{Answers, CanonicalName, PreparedAnswers, RacedName, ZoneSet};
 use crate::playbook::{LatePolicy, Playbook, PlaybookRace};
 use crate::time::Span;
+use domain::base::Rtype;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -97,9 +98,22 @@ pub struct RaceConfig {
     /// A departure more than this after T is late.
     pub late_tolerance: Span,
     /// What each site answers.
-    pub sites: BTreeMap<String, Addresses>,
+    pub sites: BTreeMap<String, Answers>,
     /// What the master answers itself.
-    pub fallback: Addresses,
+    pub fallback: Answers,
+}
+
+impl RaceConfig {
+    /// Whether any site answers questions for this type.
+    pub fn serves(&self, rtype: Rtype) -> bool {
+        self.sites.values().any(|site| site.serve(rtype))
+    }
+
+    /// The name as its zone has to know it.
+    pub fn raced_name(&self, index: u16) -> RacedName {
+        let is_referral = self.sites.values().any(|site| !site.ns.is_empty());
+        RacedName { name: self.name.clone(), index, is_referral }
+    }
 }
 
 /// Longest time to live of an answer that the master gives itself to a raced name, in seconds: the resolver should come
@@ -115,22 +129,30 @@ pub struct Service {
     pub zones: ZoneSet,
     /// The raced names, by the index that the zones refer to.
     pub races: Vec<RaceConfig>,
+    /// What the master answers itself, by the same index.
+    fallbacks: Vec<PreparedAnswers>,
 }
 
 impl Service {
+    /// What the master `master` serves; every race's index is its place in the list, and the zones know it by that.
+    ///
+    /// # Errors
+    /// Where a name in a fallback is none.
+    pub fn new(master: String, zones: ZoneSet, races: Vec<RaceConfig>) -> Result<Self, NameError> {
+        let prepare = |race: &RaceConfig| race.fallback.prepare(&race.name, race.ttl_s.min(MAX_FALLBACK_TTL_S));
+        let fallbacks = races.iter().map(prepare).collect::<Result<_, _>>()?;
+        Ok(Service { master, zones, races, fallbacks })
+    }
+
     /// What one site plays. Every race is in it, with no addresses where the site takes no part, so that the index
     /// means the same everywhere.
     pub fn playbook(&self, site: &str) -> Playbook {
-        let play = |race: &RaceConfig| {
-            let addresses = race.sites.get(site).cloned().unwrap_or_default();
-            PlaybookRace {
-                name: race.name.to_string(),
-                ttl_s: race.ttl_s,
-                late: race.late,
-                late_tolerance: race.late_tolerance,
-                a: addresses.a,
-                aaaa: addresses.aaaa,
-            }
+        let play = |race: &RaceConfig| PlaybookRace {
+            name: race.name.to_string(),
+            ttl_s: race.ttl_s,
+            late: race.late,
+            late_tolerance: race.late_tolerance,
+            answers: race.sites.get(site).cloned().unwrap_or_default(),
         };
         Playbook { races: self.races.iter().map(play).collect() }
     }

@@ -20,7 +20,6 @@ use super::{SharedService, Slot, Stamp, Transmit, central};
 use crate::clock::host::UtcOnRace;
 use crate::dns::answer::{self, Response, Transport};
 use crate::dns::query::{Query, Verdict};
-use crate::dns::zone::Lookup;
 use crate::histogram::Histogram;
 use crate::rate::{Prefix, PrefixRate};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
@@ -198,21 +197,14 @@ impl Shard {
 
     fn handle_query(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>) {
         let service = self.config.service.clone();
-        let index = match service.zones.lookup(query.name(), query.rtype()) {
-            Lookup::Raced(index) => index,
-            lookup => {
+        let response = Response::new(query, Transport::Udp, &service.master);
+        let index = match central::answer(&service, &response, query, Vec::new()) {
+            Err(index) => index,
+            Ok(bytes) => {
                 self.count("answers_central");
-                let response = Response::new(query, Transport::Udp, &service.master);
-                return self.reply(arrival, |_, out| response.central(&service.zones, lookup, out));
+                return self.reply(arrival, |_, _| bytes);
             }
         };
-        // Nobody serves this type: there is nothing to race for, and nothing to be validated for.
-        if !service.races[usize::from(index)].sites.values().any(|site| site.serve(query.rtype())) {
-            self.count("answers_central");
-            return self.reply(arrival, |_, out| {
-                central::fallback(&service, &service.races[usize::from(index)], query, Transport::Udp, out)
-            });
-        }
         let source = validation_key(arrival.source.ip());
         if self.validated.get(&source).is_none_or(|until| *until < now) {
             // Beyond the rate every other query is still answered: forged queries must not keep a real resolver, whose
@@ -224,11 +216,10 @@ impl Shard {
                 }
             }
             self.count("answers_truncated");
-            let response = Response::new(query, Transport::Udp, &service.master);
             return self.reply(arrival, |_, out| response.truncated(out));
         }
         let key = Key { source: arrival.source.ip(), name: query.name().into(), rtype: query.rtype() };
-        match self.races.repeat(&key, arrival.source.port(), query.message.header().id()) {
+        match self.races.repeat(&key, arrival.source.port(), query.id()) {
             Some(Repeat::Duplicate) => self.count("queries_duplicate"),
             Some(Repeat::Answered) => self.count("queries_repeated_ignored"),
             Some(Repeat::Open(race)) => self.handle_repeat(now, arrival, query, index, race),
@@ -308,9 +299,8 @@ impl Shard {
     fn answer_by_fallback(&mut self, arrival: &Arrival, query: &Query<'_>, index: u16) {
         let service = self.config.service.clone();
         self.count("answers_fallback");
-        self.reply(arrival, |_, out| {
-            central::fallback(&service, &service.races[usize::from(index)], query, Transport::Udp, out)
-        });
+        let response = Response::new(query, Transport::Udp, &service.master);
+        self.reply(arrival, |_, out| central::fallback(&service, index, &response, query, out));
     }
 
     fn reply(&mut self, arrival: &Arrival, build: impl FnOnce(&Self, Vec<u8>) -> Vec<u8>) {

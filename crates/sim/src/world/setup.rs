@@ -2,8 +2,7 @@
 
 use domain::base::{MessageBuilder, Name, Rtype};
 use startgun_core::agent::{AgentConfig, MasterConfig, MeshConfig};
-use startgun_core::dns::answer::Addresses;
-use startgun_core::dns::{CanonicalName, Record, ZoneSet};
+use startgun_core::dns::{Answers, CanonicalName, RacedName, Record, ZoneSet};
 use startgun_core::master::{RaceConfig, RosterConfig, Service, ShardConfig, SharedService};
 use startgun_core::time::{Epoch, Span};
 use std::net::IpAddr;
@@ -45,23 +44,22 @@ fn zones() -> ZoneSet {
         record(APEX, Rtype::NS, b"\x02ns\x03cdn\x04test\x00"),
         record("ns.cdn.test", Rtype::A, &[198, 51, 100, 1]),
     ];
-    let mut zones = ZoneSet::new();
-    let added = zones.add_zone(name(APEX), records).and_then(|()| zones.add_race(&name(RACED), 0));
-    assert!(added.is_ok(), "the zone is well-formed");
-    zones
+    let races = [RacedName { name: name(RACED), index: 0, is_referral: false }];
+    let zones = ZoneSet::build([(name(APEX), records.to_vec())], &races);
+    zones.unwrap_or_else(|error| unreachable!("the zone is well-formed: {error}"))
 }
 
 /// A site's or the fallback's addresses: the host's own, and the same mapped into 2001:db8::/96.
-fn addresses(host: Host) -> Addresses {
+fn addresses(host: Host) -> Answers {
     let ip = ip_of(host);
     let [a, b, c, d] = ip.octets().map(u16::from);
     let six = [0x2001, 0xdb8, 0, 0, 0, 0, a << 8 | b, c << 8 | d];
-    Addresses { a: vec![ip], aaaa: vec![six.into()] }
+    Answers { a: vec![ip], aaaa: vec![six.into()], ..Answers::default() }
 }
 
 /// What a site answers, for a test that wants to compare.
 pub(super) fn site_addresses(agent: usize) -> Vec<IpAddr> {
-    let Addresses { a, aaaa } = addresses(Host::Agent(agent));
+    let Answers { a, aaaa, .. } = addresses(Host::Agent(agent));
     a.into_iter().map(IpAddr::V4).chain(aaaa.into_iter().map(IpAddr::V6)).collect()
 }
 
@@ -77,7 +75,8 @@ pub(super) fn service_config(options: &Options, master: usize) -> SharedService 
         sites: (0..options.agents.len()).map(|agent| (site_name(agent), addresses(Host::Agent(agent)))).collect(),
         fallback: addresses(Host::Master(master)),
     };
-    Arc::new(Service { master: master_name(master), zones: zones(), races: vec![race] })
+    let service = Service::new(master_name(master), zones(), vec![race]);
+    Arc::new(service.unwrap_or_else(|error| unreachable!("a fallback has no names: {error}")))
 }
 
 pub(super) fn roster_config(own: &MasterOptions, master: usize, epoch: Epoch, shared: &SharedService) -> RosterConfig {

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use domain::base::Rtype;
 use startgun_core::control::{MAX_SERVICES, is_site_name};
-use startgun_core::dns::answer::Addresses;
-use startgun_core::dns::{CanonicalName, ZoneSet};
+use startgun_core::dns::site::NameServer;
+use startgun_core::dns::{Answers, CanonicalName, RacedName, ZoneSet};
 use startgun_core::master::{Delay, RaceConfig, Service, Stamp, Transmit};
-use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_RACES};
+use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_NAME_SERVERS, MAX_RACES};
 use startgun_core::time::Span;
 use startgun_net::host_time::HostTimeOptions;
 
@@ -117,7 +117,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let (zones, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
     warn_of_nameservers(&root, &zones, &races, &service_addresses);
-    let service = host.as_ref().and_then(|host| assemble(&root, &host.name, &zones, races));
+    let service = host.as_ref().and_then(|host| assemble(&root, &host.name, zones, races));
     root.finish();
 
     Some(MasterConfig {
@@ -233,10 +233,10 @@ fn read_race(section: &Section<'_>, name: Option<CanonicalName>, max_total_delay
         section.or("late_tolerance_ms", Span::from_millis(2), |value| value.milliseconds(0.0..=1_000.0));
     let transmit = read_transmit(section);
     let fallback = match section.section("fallback") {
-        Some(fallback) => read_addresses(fallback),
+        Some(fallback) => read_answers(fallback, name.as_ref()),
         None => section.missing("fallback", "a table with the addresses that the master answers when no agent can"),
     };
-    let sites = read_sites(section);
+    let sites = read_sites(section, name.as_ref());
     if let (Some(fallback), Some(sites)) = (&fallback, &sites) {
         warn_of_fallback(section, fallback, sites);
     }
@@ -287,7 +287,7 @@ fn read_delay(section: &Section<'_>, max_total_delay: Span) -> Delay {
     Delay::Cover { share: share.unwrap_or(1.0), margin: margin.unwrap_or(MARGIN) }
 }
 
-fn read_sites(section: &Section<'_>) -> Option<BTreeMap<String, Addresses>> {
+fn read_sites(section: &Section<'_>, race: Option<&CanonicalName>) -> Option<BTreeMap<String, Answers>> {
     let named = section.named_sections("sites", SITES_MAX);
     if named.is_empty() {
         let expected = "at least one [race.sites.NAME] with addresses";
@@ -303,43 +303,92 @@ fn read_sites(section: &Section<'_>) -> Option<BTreeMap<String, Addresses>> {
             site.wrong::<()>(format!("site {name:?}"), SITE);
             sound = false;
         }
-        match read_addresses(site) {
-            Some(addresses) => drop(sites.insert(name, addresses)),
+        match read_answers(site, race) {
+            Some(answers) => drop(sites.insert(name, answers)),
             None => sound = false,
         }
     }
     sound.then_some(sites)
 }
 
-/// The addresses of a site or a fallback: at least one.
-fn read_addresses(section: Section<'_>) -> Option<Addresses> {
-    let a = section.or("a", Vec::new(), |value| {
-        value.list(MAX_ADDRESSES, "IPv4 addresses", |item| {
-            let expected = "an IPv4 address of one host, such as \"192.0.2.10\"";
-            let address = item.parsed::<Ipv4Addr>(expected)?;
-            let is_host = !(address.is_unspecified() || address.is_multicast() || address.is_broadcast());
-            if is_host { Some(address) } else { item.wrong(expected) }
-        })
+/// What a site or the fallback answers: addresses of at least one kind, or an alias, or a referral.
+fn read_answers(section: Section<'_>, name: Option<&CanonicalName>) -> Option<Answers> {
+    let a = section.or("a", Vec::new(), |value| value.list(MAX_ADDRESSES, "IPv4 addresses", |item| host_v4(&item)));
+    let aaaa =
+        section.or("aaaa", Vec::new(), |value| value.list(MAX_ADDRESSES, "IPv6 addresses", |item| host_v6(&item)));
+    let cname = section.value("cname").map(|value| {
+        let target = value.parsed::<CanonicalName>("a domain name, such as \"tokyo.example.net.\"")?;
+        match name.filter(|name| **name == target) {
+            Some(name) => value.fault(format!("{name} itself"), "another name"),
+            None => Some(target.to_string()),
+        }
     });
-    let aaaa = section.or("aaaa", Vec::new(), |value| {
-        value.list(MAX_ADDRESSES, "IPv6 addresses", |item| {
-            let expected = "an IPv6 address of one host, such as \"2001:db8::10\"";
-            let address = item.parsed::<Ipv6Addr>(expected)?;
-            let is_host = !(address.is_unspecified() || address.is_multicast());
-            if is_host { Some(address) } else { item.wrong(expected) }
-        })
-    });
-    let nothing_given = ["a", "aaaa"].iter().all(|key| section.value(key).is_none_or(|value| value.is_empty_array()));
-    if nothing_given {
-        section.wrong::<()>("no address", "at least one in a or aaaa");
+    let ns = read_name_servers(&section, name);
+    let kinds = [!a.is_empty() || !aaaa.is_empty(), cname.is_some(), !ns.is_empty()];
+    let keys = ["a", "aaaa", "cname", "ns"];
+    let is_given = |key: &&str| section.value(key).is_some_and(|value| !value.is_empty_array());
+    match kinds.iter().filter(|kind| **kind).count() {
+        0 if !keys.iter().any(|key| is_given(&key)) => {
+            section.wrong::<()>("no answer", "addresses in a or aaaa, or cname, or ns");
+        }
+        0 | 1 => {}
+        _ => drop(section.wrong::<()>("several kinds of answers", "addresses in a and aaaa, or cname, or ns")),
     }
     section.finish();
-    (!(a.is_empty() && aaaa.is_empty())).then_some(Addresses { a, aaaa })
+    let answers = Answers { a, aaaa, cname: cname.flatten(), ns };
+    (answers != Answers::default()).then_some(answers)
+}
+
+/// `ns = [{ name = "ns.tokyo.example.org.", addresses = ["192.0.2.10"] }]`.
+fn read_name_servers(section: &Section<'_>, raced: Option<&CanonicalName>) -> Vec<NameServer> {
+    let mut servers = Vec::new();
+    for server in section.sections("ns", MAX_NAME_SERVERS) {
+        let name = server.required("name", "a name server's name", |value| {
+            value.parsed::<CanonicalName>("a domain name, such as \"ns.tokyo.example.org.\"")
+        });
+        let addresses = server.or("addresses", Vec::new(), |value| {
+            value.list(MAX_ADDRESSES, "IP addresses", |item| {
+                let expected = "an IP address of one host, such as \"192.0.2.10\" or \"2001:db8::10\"";
+                let address = item.parsed::<IpAddr>(expected)?;
+                let is_host = !(address.is_unspecified() || address.is_multicast());
+                if is_host { Some(address) } else { item.wrong(expected) }
+            })
+        });
+        if let (Some(name), Some(raced)) = (&name, raced)
+            && raced.is_ancestor_or_self_of(name.as_bytes())
+            && addresses.is_empty()
+        {
+            server.wrong::<()>(
+                format!("{name} without addresses"),
+                format!("some: nobody else knows a name below {raced}"),
+            );
+        }
+        if let (Some(value), Some(raced)) = (server.value("name"), raced.filter(|raced| raced.is_wildcard())) {
+            value.fault::<()>(format!("a referral at {raced}"), "ns only for a name without *");
+        }
+        server.finish();
+        servers.extend(name.map(|name| NameServer { name: name.to_string(), addresses }));
+    }
+    servers
+}
+
+fn host_v4(item: &Value<'_>) -> Option<Ipv4Addr> {
+    let expected = "an IPv4 address of one host, such as \"192.0.2.10\"";
+    let address = item.parsed::<Ipv4Addr>(expected)?;
+    let is_host = !(address.is_unspecified() || address.is_multicast() || address.is_broadcast());
+    if is_host { Some(address) } else { item.wrong(expected) }
+}
+
+fn host_v6(item: &Value<'_>) -> Option<Ipv6Addr> {
+    let expected = "an IPv6 address of one host, such as \"2001:db8::10\"";
+    let address = item.parsed::<Ipv6Addr>(expected)?;
+    let is_host = !(address.is_unspecified() || address.is_multicast());
+    if is_host { Some(address) } else { item.wrong(expected) }
 }
 
 /// Where sites have addresses of a kind that the fallback lacks, a fallback answer says that there are none, and
 /// resolvers remember that.
-fn warn_of_fallback(section: &Section<'_>, fallback: &Addresses, sites: &BTreeMap<String, Addresses>) {
+fn warn_of_fallback(section: &Section<'_>, fallback: &Answers, sites: &BTreeMap<String, Answers>) {
     let Some(value) = section.value("fallback") else {
         return;
     };
@@ -375,16 +424,15 @@ fn warn_of_nameservers(root: &Section<'_>, zones: &[Zone], races: &[RaceConfig],
 
 /// Puts zones and races together. What could fail there has been checked; where a check is missing, the error says so
 /// without its place.
-fn assemble(root: &Section<'_>, master: &str, zones: &[Zone], races: Vec<RaceConfig>) -> Option<Service> {
+fn assemble(root: &Section<'_>, master: &str, zones: Vec<Zone>, races: Vec<RaceConfig>) -> Option<Service> {
     if !root.document.is_sound() {
         return None;
     }
-    let mut set = ZoneSet::new();
-    let zones_added = zones.iter().try_for_each(|zone| set.add_zone(zone.apex.clone(), zone.records()));
-    let mut numbered = races.iter().zip(0u16..);
-    let added = zones_added.and_then(|()| numbered.try_for_each(|(race, index)| set.add_race(&race.name, index)));
-    match added {
-        Ok(()) => Some(Service { master: master.to_owned(), zones: set, races }),
+    let raced: Vec<RacedName> = races.iter().zip(0u16..).map(|(race, index)| race.raced_name(index)).collect();
+    let built = zones.into_iter().map(|zone| (zone.apex.clone(), zone.records().collect()));
+    match ZoneSet::build(built, &raced) {
+        // Names in answers were read as names.
+        Ok(zones) => Service::new(master.to_owned(), zones, races).ok(),
         Err(error) => root.wrong(error.to_string(), "zones and races that fit together"),
     }
 }

@@ -92,7 +92,7 @@ async fn connection(
             stream.read_exact(&mut query).await
         };
         tokio::time::timeout(IDLE_TIMEOUT, read).await??;
-        let Some(answer) = central::answer_tcp(service, &query, Vec::new()) else { return Ok(()) };
+        let Some(answer) = central::answer_tcp(service, &query, None, Vec::new()) else { return Ok(()) };
         shards.tell_owner(peer.ip(), ShardInput::Validated(peer.ip()));
         let mut bytes = Vec::with_capacity(2 + answer.len());
         bytes.extend_from_slice(&(answer.len() as u16).to_be_bytes());

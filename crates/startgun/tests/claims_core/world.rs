@@ -6,8 +6,7 @@
 use startgun_core::agent::{Agent, AgentConfig, Departure, DepartureOutcome, Limits, MasterConfig, OnBadClock, Output};
 use startgun_core::clock::ClockConfig;
 use startgun_core::control::{ForwardDelay, ToAgent};
-use startgun_core::dns::answer::Addresses;
-use startgun_core::dns::zone::{Record, ZoneSet};
+use startgun_core::dns::{Answers, CanonicalName, RacedName, Record, ZoneSet};
 use startgun_core::master::{
     AgentView, Arrival, Delay, Output as MasterOutput, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp,
     Transmit,
@@ -79,15 +78,14 @@ pub fn binding(site: usize) -> Binding {
 }
 
 fn service(plan: &Plan) -> Service {
-    let apex = "cdn.test.".parse().expect("a name");
+    let apex: CanonicalName = "cdn.test.".parse().expect("a name");
     let mut soa = b"\x02ns\x03cdn\x04test\0\x04host\x03cdn\x04test\0".to_vec();
     [1u32, 3_600, 600, 86_400, 60].iter().for_each(|value| soa.extend(value.to_be_bytes()));
     let record = Record { owner: Clone::clone(&apex), rtype: domain::base::Rtype::SOA, ttl_s: 60, data: soa.into() };
-    let mut zones = ZoneSet::new();
-    zones.add_zone(apex, [record]).expect("a zone");
-    let name = "www.cdn.test.".parse().expect("a name");
-    zones.add_race(&name, 0).expect("in the zone");
-    let addresses = |a: Ipv4Addr| Addresses { a: vec![a], aaaa: vec![] };
+    let name: CanonicalName = "www.cdn.test.".parse().expect("a name");
+    let races = [RacedName { name: Clone::clone(&name), index: 0, is_referral: false }];
+    let zones = ZoneSet::build([(apex, vec![record])], &races).expect("a zone");
+    let addresses = |a: Ipv4Addr| Answers { a: vec![a], ..Answers::default() };
     let race = RaceConfig {
         name,
         ttl_s: 30,
@@ -98,7 +96,7 @@ fn service(plan: &Plan) -> Service {
         sites: (0..plan.agents).map(|site| (format!("site{site}"), addresses(site_address(site)))).collect(),
         fallback: addresses(Ipv4Addr::new(192, 0, 2, 99)),
     };
-    Service { master: "m1".into(), zones, races: vec![race] }
+    Service::new("m1".into(), zones, vec![race]).expect("names")
 }
 
 /// What a site plays.

@@ -4,6 +4,7 @@ use super::{Documents, Stage, Udp, now, provider, wait_for};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use startgun_core::control::{EXPORTER_LABEL, PROTOCOL, ToAgent, ToMaster};
+use startgun_core::dns::Answers;
 use startgun_core::playbook::{LatePolicy, Playbook, PlaybookRace};
 use startgun_core::time::{Epoch, LocalTime, RaceTime, Span};
 use startgun_core::wire::frame::frames;
@@ -42,8 +43,7 @@ pub fn playbook() -> Playbook {
         ttl_s: 30,
         late: LatePolicy::Drop,
         late_tolerance: Span::from_millis(500),
-        a: vec![SITE_ADDRESS],
-        aaaa: vec![],
+        answers: Answers { a: vec![SITE_ADDRESS], ..Answers::default() },
     };
     Playbook { races: vec![race] }
 }

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use crate::control::StandDown;
+use crate::dns::Answers;
 use crate::dns::answer::tests::query_bytes;
 use crate::playbook::{Playbook, PlaybookRace};
 use crate::time::Epoch;
@@ -40,8 +41,7 @@ pub(super) fn playbook(last_octet: u8) -> Playbook {
         ttl_s: 30,
         late,
         late_tolerance: TOLERANCE,
-        a: vec![Ipv4Addr::new(192, 0, 2, last_octet)],
-        aaaa: vec![],
+        answers: Answers { a: vec![Ipv4Addr::new(192, 0, 2, last_octet)], ..Answers::default() },
     };
     Playbook { races: vec![race("www.cdn.test.", LatePolicy::Drop), race("*.send.cdn.test.", LatePolicy::Send)] }
 }

@@ -35,7 +35,7 @@ fn the_previous_playbook_is_still_played_and_the_one_before_is_not() {
 fn a_playbook_beyond_its_limits_is_refused_and_the_old_one_stays() {
     let mut bench = Bench::ready();
     let mut wide = playbook(9);
-    wide.races[0].a = vec![Ipv4Addr::LOCALHOST; crate::playbook::MAX_ADDRESSES + 1];
+    wide.races[0].answers.a = vec![Ipv4Addr::LOCALHOST; crate::playbook::MAX_ADDRESSES + 1];
     assert!(bench.hear(ToAgent::Playbook(wide)).is_empty(), "no acknowledgement");
     assert_eq!(bench.count("playbook_refused"), 1);
     let query = www();

@@ -1,7 +1,7 @@
 //! The roster under test, and a shell that does what it says.
 
 use crate::control::{AgentReport, ClockFigures, ForwardDelay, PROTOCOL, ToAgent, ToMaster};
-use crate::dns::answer::Addresses;
+use crate::dns::Answers;
 use crate::dns::zone::tests::zones;
 use crate::master::{
     AgentView, Delay, RaceConfig, Roster, RosterConfig, RosterOutput, Service, SharedService, Slot, Transmit,
@@ -26,7 +26,7 @@ pub(super) fn service() -> SocketAddr {
 }
 
 pub(super) fn shared() -> SharedService {
-    let addresses = |octet| Addresses { a: vec![Ipv4Addr::new(192, 0, 2, octet)], aaaa: vec![] };
+    let addresses = |octet| Answers { a: vec![Ipv4Addr::new(192, 0, 2, octet)], ..Answers::default() };
     let race = |name: &str| RaceConfig {
         name: name.parse().expect("a name"),
         ttl_s: 30,
@@ -37,7 +37,8 @@ pub(super) fn shared() -> SharedService {
         sites: BTreeMap::from([("tokyo".to_owned(), addresses(1)), ("paris".to_owned(), addresses(2))]),
         fallback: addresses(99),
     };
-    Arc::new(Service { master: "m0".into(), zones: zones(), races: vec![race("www.cdn.test"), race("*.cdn.test")] })
+    let races = vec![race("www.cdn.test"), race("*.cdn.test")];
+    Arc::new(Service::new("m0".into(), zones(), races).expect("names"))
 }
 
 pub(super) struct Bench {

@@ -1,7 +1,7 @@
 //! The shard under test; its orders are opened with the agents' keys.
 
 use crate::control::ForwardDelay;
-use crate::dns::answer::Addresses;
+use crate::dns::Answers;
 use crate::dns::answer::tests::query_bytes;
 use crate::dns::zone::tests::zones;
 use crate::master::{
@@ -35,9 +35,9 @@ pub(super) fn client(port: u16) -> SocketAddr {
 
 /// `www.cdn.test` answers A from every site, `*.cdn.test` only AAAA.
 pub(super) fn service(delay: Delay) -> SharedService {
-    let four = |octet| Addresses { a: vec![Ipv4Addr::new(192, 0, 2, octet)], aaaa: vec![] };
-    let six = |group| Addresses { a: vec![], aaaa: vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, group)] };
-    let race = |name: &str, sites: Vec<Addresses>, fallback| RaceConfig {
+    let four = |octet| Answers { a: vec![Ipv4Addr::new(192, 0, 2, octet)], ..Answers::default() };
+    let six = |group| Answers { aaaa: vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, group)], ..Answers::default() };
+    let race = |name: &str, sites: Vec<Answers>, fallback| RaceConfig {
         name: name.parse().expect("a name"),
         ttl_s: 30,
         delay,
@@ -51,7 +51,7 @@ pub(super) fn service(delay: Delay) -> SharedService {
         race("www.cdn.test", (0..3).map(four).collect(), four(99)),
         race("*.cdn.test", (0..3).map(six).collect(), six(99)),
     ];
-    Arc::new(Service { master: "m0".into(), zones: zones(), races })
+    Arc::new(Service::new("m0".into(), zones(), races).expect("names"))
 }
 
 pub(super) fn config() -> ShardConfig {
