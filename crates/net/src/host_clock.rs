@@ -126,7 +126,11 @@ impl HostClock {
     /// [`HostClock::from_realtime`] with the uncertainty of the conversion.
     pub fn stamped(&self, realtime_ns: i64) -> Option<Stamped> {
         // After the stamp was taken, or a set in between would go unnoticed.
-        let now = Sandwich::take();
+        self.stamped_before(realtime_ns, Sandwich::take())
+    }
+
+    /// [`HostClock::stamped`] for one of several stamps, all taken before the clocks were read.
+    pub(crate) fn stamped_before(&self, realtime_ns: i64, now: Sandwich) -> Option<Stamped> {
         let converted = self.stamps.borrow_mut().convert(realtime_ns, now)?;
         let uncertainty = Span::from_nanos(converted.uncertainty_ns);
         Some(Stamped { at: self.from_raw(converted.raw_ns), uncertainty })

@@ -4,7 +4,7 @@
 //! socket would lose sends to them. The kernel's path-MTU discovery is off (`OMIT`): our datagrams are small, and ICMP
 //! about an answer goes to the service address's owner, not to the agent that sent it.
 
-use crate::host_clock::{HostClock, nanos};
+use crate::host_clock::{HostClock, Sandwich, nanos};
 use crate::{check, set_option};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use startgun_core::time::LocalTime;
@@ -243,15 +243,17 @@ impl UdpSocket {
             Err(error) if is_passing(&error) => return Ok(0),
             Err(error) => return Err(error),
         };
+        // Once for all of them: it is newer than every stamp.
+        let now = Sandwich::take();
         for (slot, header) in batch.slots.iter_mut().zip(&headers).take(received) {
             slot.length = (header.msg_len as usize).min(PACKET_BYTES);
             slot.truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             let source = std::mem::replace(&mut slot.source, SockAddrStorage::zeroed());
             // SAFETY: the kernel has written an address of `msg_namelen` bytes into this slot's storage.
             slot.peer = unsafe { SockAddr::new(source, header.msg_hdr.msg_namelen) }.as_socket();
-            let stamp = control_messages(&header.msg_hdr).stamp_ns.and_then(|stamp| clock.from_realtime(stamp));
+            let stamp = control_messages(&header.msg_hdr).stamp_ns.and_then(|stamp| clock.stamped_before(stamp, now));
             slot.kernel_stamped = stamp.is_some();
-            slot.received_at = stamp.unwrap_or_else(|| clock.now());
+            slot.received_at = stamp.map_or_else(|| clock.now(), |stamped| stamped.at);
         }
         batch.received = received;
         Ok(received)

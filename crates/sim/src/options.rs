@@ -121,8 +121,6 @@ pub struct MasterOptions {
     pub stamp: Stamp,
     /// How long every query waits in the queue before it is taken.
     pub queue_dwell: Span,
-    /// Queries that may wait.
-    pub queue_capacity: usize,
     /// How long after T the master answers itself.
     pub fallback_after: Span,
     /// Cap of the predetermined delay.
@@ -144,7 +142,6 @@ impl Default for MasterOptions {
             late_tolerance: Span::from_millis(2),
             stamp: Stamp::Receipt,
             queue_dwell: Span::ZERO,
-            queue_capacity: 1_024,
             fallback_after: Span::from_millis(250),
             max_total_delay: Span::from_millis(300),
             rekey_interval: Span::from_secs(3_600),

@@ -1,8 +1,9 @@
 //! One shard of the data plane: queries in, orders and answers out.
 //!
 //! A resolver is always steered to the same shard (by its address), so everything that is known of it lives here
-//! without a lock: whether it is validated, which race it waits for. Queries wait in a bounded queue; when it is full,
-//! a query is dropped as an overloaded server would, and counted.
+//! without a lock: whether it is validated, which race it waits for. Queries wait in the kernel's bounded queue, and
+//! nowhere else. Nothing is allocated per query once tables and buffers have grown: packets that were sent are given back
+//! ([`Shard::recycle`]).
 //!
 //! **A race's life.** It opens with one order per ready agent. It is *settled* when two agents' receipts (or the only
 //! one's) say that answers departed, or when the master answered itself: at T + `fallback_after`, or at once when every
@@ -14,9 +15,11 @@
 //! within `validated_for`; until then it gets an empty answer with TC set, no longer than its query.
 
 mod agents;
+mod buffers;
+mod counters;
 mod races;
 
-use super::{SharedService, Slot, Stamp, Transmit, central};
+use super::{Service, SharedService, Slot, Stamp, Transmit, central};
 use crate::clock::host::UtcOnRace;
 use crate::dns::answer::{self, Response, Transport};
 use crate::dns::query::{Query, Verdict};
@@ -27,9 +30,12 @@ use crate::wire::frame::MAX_RACED_QUERY;
 use crate::wire::{Frame, Receipt, ReceiptOutcome, SessionId};
 pub use agents::AgentView;
 use agents::Agents;
+use buffers::Buffers;
+use counters::{Counts, Kind};
 use races::{Key, Opened, Ordered, Races, Repeat};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// Most validated sources remembered: 65,536 × about 100 bytes in two tables, 7 MiB per shard.
 const MAX_VALIDATED: usize = 65_536;
@@ -58,8 +64,8 @@ pub struct ShardConfig {
     pub service_addresses: Vec<SocketAddr>,
     /// When T is counted from.
     pub stamp: Stamp,
-    /// Queries that may wait.
-    pub queue_capacity: usize,
+    /// Whatever nobody outside can guess: it keys the table of races.
+    pub seed: u64,
     /// How long a completed TCP query lets its source race.
     pub validated_for: Span,
     /// How long after T the master answers itself.
@@ -73,8 +79,8 @@ pub struct ShardConfig {
 }
 
 /// A query as it came from the network.
-#[derive(Clone, Debug)]
-pub struct Arrival {
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
     /// Which service address it was sent to.
     pub service: u16,
     /// Who sent it.
@@ -82,10 +88,10 @@ pub struct Arrival {
     /// The kernel's receive timestamp.
     pub received_at: LocalTime,
     /// The packet.
-    pub bytes: Vec<u8>,
+    pub bytes: &'a [u8],
 }
 
-/// What the shard wants done.
+/// What the shard wants done. Buffers may be given back when they were sent ([`Shard::recycle`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Answer a resolver.
@@ -132,7 +138,10 @@ pub enum Timer {
 /// One shard.
 pub struct Shard {
     config: ShardConfig,
-    queue: VecDeque<Arrival>,
+    /// The service behind a count of references of the shard's own: one that all shards change would travel between
+    /// their processors' caches with every query.
+    service: Arc<SharedService>,
+    buffers: Buffers,
     agents: Agents,
     races: Races,
     validated: BTreeMap<IpAddr, LocalTime>,
@@ -142,7 +151,7 @@ pub struct Shard {
     slip: bool,
     sync_signal_at: LocalTime,
     utc: Option<UtcOnRace>,
-    counters: Counters,
+    counts: Counts,
     /// Lateness by agent, from its receipts; an entry goes with its agent. At most [`super::MAX_AGENTS`] of 1.6 KB.
     lateness: BTreeMap<Slot, Histogram>,
     outputs: VecDeque<Output>,
@@ -153,9 +162,9 @@ impl Shard {
     /// A shard without agents. `now` starts its timers.
     pub fn new(config: ShardConfig, now: LocalTime) -> Self {
         Shard {
-            queue: VecDeque::with_capacity(config.queue_capacity),
+            buffers: Buffers::default(),
             agents: Agents::new(config.shard, config.epoch, config.service.clone(), config.max_total_delay),
-            races: Races::new(config.shard, now),
+            races: Races::new(config.shard, config.seed, now),
             validated: BTreeMap::new(),
             validated_until: BTreeSet::new(),
             race_rate: PrefixRate::new(config.races_per_source_per_s),
@@ -163,46 +172,43 @@ impl Shard {
             slip: false,
             sync_signal_at: now + config.sync_signal_interval,
             utc: None,
-            counters: Counters::new(),
+            counts: Counts::new(),
             lateness: BTreeMap::new(),
             outputs: VecDeque::new(),
             plain: Vec::new(),
+            service: Arc::new(Arc::clone(&config.service)),
             config,
         }
     }
 
-    /// Puts a query into the queue; it is answered by [`Shard::handle_next`].
-    pub fn handle_arrival(&mut self, arrival: Arrival) {
-        if self.queue.len() >= self.config.queue_capacity {
-            self.count("queries_dropped_queue_full");
-            return;
-        }
-        self.queue.push_back(arrival);
-    }
-
-    /// Takes the next query from the queue; `false` when there is none.
-    pub fn handle_next(&mut self, now: LocalTime) -> bool {
-        let Some(arrival) = self.queue.pop_front() else { return false };
-        self.count("queries");
-        match Query::parse(&arrival.bytes) {
-            Verdict::Ignore => self.count("queries_ignored"),
+    /// A query that is taken at `now`.
+    pub fn handle_arrival(&mut self, now: LocalTime, arrival: Arrival<'_>) {
+        self.counts.count(Kind::Queries);
+        match Query::parse(arrival.bytes) {
+            Verdict::Ignore => self.counts.count(Kind::Ignored),
             Verdict::Error(code) => {
-                self.count("queries_malformed");
-                self.reply(&arrival, |_, out| answer::error(&arrival.bytes, code, out));
+                self.counts.count(Kind::Malformed);
+                let out = self.buffers.take();
+                self.reply(&arrival, answer::error(arrival.bytes, code, out));
             }
             Verdict::Query(query) => self.handle_query(now, &arrival, &query),
         }
-        true
     }
 
-    fn handle_query(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>) {
-        let service = self.config.service.clone();
+    /// Takes a buffer of an [`Output`] back.
+    pub fn recycle(&mut self, bytes: Vec<u8>) {
+        self.buffers.give(bytes);
+    }
+
+    fn handle_query(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>) {
+        let service = Arc::clone(&self.service);
         let response = Response::new(query, Transport::Udp, &service.master);
-        let index = match central::answer(&service, &response, query, Vec::new()) {
+        let out = self.buffers.take();
+        let index = match central::answer(&service, &response, query, out) {
             Err(index) => index,
             Ok(bytes) => {
-                self.count("answers_central");
-                return self.reply(arrival, |_, _| bytes);
+                self.counts.count(Kind::Central);
+                return self.reply(arrival, bytes);
             }
         };
         let source = validation_key(arrival.source.ip());
@@ -212,46 +218,47 @@ impl Shard {
             if !self.truncated_rate.take(now, Prefix::from(source)) {
                 self.slip = !self.slip;
                 if self.slip {
-                    return self.count("queries_dropped_rate");
+                    return self.counts.count(Kind::DroppedRate);
                 }
             }
-            self.count("answers_truncated");
-            return self.reply(arrival, |_, out| response.truncated(out));
+            self.counts.count(Kind::Truncated);
+            let out = self.buffers.take();
+            return self.reply(arrival, response.truncated(out));
         }
-        let key = Key { source: arrival.source.ip(), name: query.name().into(), rtype: query.rtype() };
+        let key = Key { source: arrival.source.ip(), name: query.name(), rtype: query.rtype() };
         match self.races.repeat(&key, arrival.source.port(), query.id()) {
-            Some(Repeat::Duplicate) => self.count("queries_duplicate"),
-            Some(Repeat::Answered) => self.count("queries_repeated_ignored"),
+            Some(Repeat::Duplicate) => self.counts.count(Kind::Duplicate),
+            Some(Repeat::Answered) => self.counts.count(Kind::RepeatedIgnored),
             Some(Repeat::Open(race)) => self.handle_repeat(now, arrival, query, index, race),
             None => self.open_race(now, arrival, query, index, key),
         }
     }
 
     /// A resolver asks again while its race is open.
-    fn handle_repeat(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>, index: u16, race: u64) {
+    fn handle_repeat(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>, index: u16, race: u64) {
         let in_time = self
             .races
             .transmit_at(race)
             .is_some_and(|t| now + self.agents.half_reached_within(index, query.rtype()) <= t.to_master());
         if in_time && arrival.bytes.len() <= MAX_RACED_QUERY {
-            self.count("queries_amended");
+            self.counts.count(Kind::Amended);
             self.races.amend(race, arrival);
             self.send_orders(now, race);
         } else {
-            self.count("queries_repeated_answered");
+            self.counts.count(Kind::RepeatedAnswered);
             self.races.settle(race, arrival);
             self.answer_by_fallback(arrival, query, index);
         }
     }
 
-    fn open_race(&mut self, now: LocalTime, arrival: &Arrival, query: &Query<'_>, index: u16, key: Key) {
+    fn open_race(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>, index: u16, key: Key<'_>) {
         let service_address = self.config.service_addresses[usize::from(arrival.service)];
         let Some(delay) = self.agents.delay(index, query.rtype(), service_address) else {
-            self.count("answers_fallback_no_agent");
+            self.counts.count(Kind::FallbackNoAgent);
             return self.answer_by_fallback(arrival, query, index);
         };
         if arrival.bytes.len() > MAX_RACED_QUERY || !self.race_rate.take(now, Prefix::from(arrival.source.ip())) {
-            self.count("answers_fallback_budget");
+            self.counts.count(Kind::FallbackBudget);
             return self.answer_by_fallback(arrival, query, index);
         }
         let stamped = match self.config.stamp {
@@ -259,18 +266,18 @@ impl Shard {
             Stamp::Dequeue => now,
         };
         let transmit_at = RaceTime::of_master(stamped) + delay;
-        let service = self.config.service.clone();
+        let service = Arc::clone(&self.service);
         let transmit = &service.races[usize::from(index)].transmit;
         let opened = Opened { key, index, transmit_at, transmit, close_after: self.config.fallback_after };
         match self.races.open(opened, arrival) {
             Some(race) => {
-                self.count("races");
+                self.counts.count(Kind::Races);
                 if self.send_orders(now, race) == 0 {
-                    self.answer_open_race(race, "answers_fallback_no_agent");
+                    self.answer_open_race(race, Kind::FallbackNoAgent);
                 }
             }
             None => {
-                self.count("answers_fallback_table_full");
+                self.counts.count(Kind::FallbackTableFull);
                 self.answer_by_fallback(arrival, query, index);
             }
         }
@@ -282,29 +289,24 @@ impl Shard {
         let Some(order) = self.races.order(race, RaceTime::of_master(now), &self.config.service_addresses) else {
             return 0;
         };
-        let (index, rtype) = self.races.subject(race);
-        let (sent, withheld) = self.agents.order(&order, index, rtype, &mut self.outputs);
-        let count = sent.len();
-        *self.counters.entry("orders").or_default() += count as u64;
-        let by_after = sent.values().filter(|ordered| **ordered == Ordered::After).count() as u64;
-        for (name, count) in [("orders_by_after", by_after), ("orders_withheld", withheld)] {
-            if count > 0 {
-                *self.counters.entry(name).or_default() += count;
-            }
-        }
+        let rtype = self.races.subject(race).1;
+        let (sent, withheld) = self.agents.order(&order, rtype, &mut self.buffers, &mut self.outputs);
+        let by_after = sent.iter().filter(|(_, ordered)| *ordered == Ordered::After).count() as u64;
+        self.counts.add(Kind::Orders, sent.len() as u64);
+        self.counts.add(Kind::OrdersByAfter, by_after);
+        self.counts.add(Kind::OrdersWithheld, withheld);
         self.races.note_ordered(race, sent);
-        count
+        sent.len()
     }
 
-    fn answer_by_fallback(&mut self, arrival: &Arrival, query: &Query<'_>, index: u16) {
-        let service = self.config.service.clone();
-        self.count("answers_fallback");
-        let response = Response::new(query, Transport::Udp, &service.master);
-        self.reply(arrival, |_, out| central::fallback(&service, index, &response, query, out));
+    fn answer_by_fallback(&mut self, arrival: &Arrival<'_>, query: &Query<'_>, index: u16) {
+        self.counts.count(Kind::Fallback);
+        let out = self.buffers.take();
+        let bytes = fallback(&self.config.service, query, index, out);
+        self.reply(arrival, bytes);
     }
 
-    fn reply(&mut self, arrival: &Arrival, build: impl FnOnce(&Self, Vec<u8>) -> Vec<u8>) {
-        let bytes = build(self, Vec::with_capacity(256));
+    fn reply(&mut self, arrival: &Arrival<'_>, bytes: Vec<u8>) {
         self.outputs.push_back(Output::Reply { service: arrival.service, to: arrival.source, bytes });
     }
 
@@ -349,8 +351,8 @@ impl Shard {
             let Some((id, races, agents)) = waits.then(|| self.races.fire(index as u16, now)).flatten() else {
                 continue;
             };
-            self.agents.signal(id, agents.iter().copied(), &mut self.outputs);
-            *self.counters.entry("signals_sent").or_default() += 1;
+            self.agents.signal(id, agents.iter().copied(), &mut self.buffers, &mut self.outputs);
+            self.counts.count(Kind::SignalsSent);
             signalled.races += races;
             signalled.agents.extend(agents);
         }
@@ -372,24 +374,25 @@ impl Shard {
                                 received,
                                 RaceTime::of_master(now),
                                 source,
+                                &mut self.buffers,
                                 &mut self.outputs,
                             );
-                            self.count("exchanges");
+                            self.counts.count(Kind::Exchanges);
                         }
                         Ok(Frame::Receipt(receipt)) => self.handle_receipt(session, receipt),
-                        _ => self.count("datagram_malformed"),
+                        _ => self.counts.count(Kind::DatagramMalformed),
                     }
                 }
             }
-            Err(name) => self.count(name),
+            Err(kind) => self.counts.count(kind),
         }
         self.plain = plain;
     }
 
     fn handle_receipt(&mut self, session: SessionId, receipt: Receipt) {
-        self.count(match receipt.outcome.is_departed() {
-            true => "receipts_departed",
-            false => "receipts_not_departed",
+        self.counts.count(match receipt.outcome.is_departed() {
+            true => Kind::ReceiptsDeparted,
+            false => Kind::ReceiptsNotDeparted,
         });
         let Some(agent) = self.agents.slot_of(session) else { return };
         let Some(noted) = self.races.note_receipt(agent, &receipt) else { return };
@@ -397,21 +400,24 @@ impl Shard {
             self.lateness.entry(agent).or_default().record(receipt.lateness);
         }
         if noted.nobody_departed {
-            self.answer_open_race(receipt.race, "answers_fallback_all_refused");
+            self.answer_open_race(receipt.race, Kind::FallbackAllRefused);
         }
     }
 
     /// Answers an open race by fallback, once.
-    fn answer_open_race(&mut self, race: u64, counter: &'static str) {
+    fn answer_open_race(&mut self, race: u64, kind: Kind) {
         let Some((arrival, index)) = self.races.take_unanswered(race) else { return };
-        if let Verdict::Query(query) = Query::parse(&arrival.bytes) {
-            self.count(counter);
-            self.answer_by_fallback(&arrival, &query, index);
+        if let Verdict::Query(query) = Query::parse(arrival.bytes) {
+            self.counts.count(kind);
+            self.counts.count(Kind::Fallback);
+            let out = self.buffers.take();
+            let bytes = fallback(&self.config.service, &query, index, out);
+            self.outputs.push_back(Output::Reply { service: arrival.service, to: arrival.source, bytes });
         }
     }
 
     fn answer_unsignalled(&mut self, race: u64) {
-        self.answer_open_race(race, "answers_fallback_not_signalled");
+        self.answer_open_race(race, Kind::FallbackNotSignalled);
         self.races.give_up_waiting(race);
     }
 
@@ -430,12 +436,12 @@ impl Shard {
         while let Some((race, due)) = self.races.pop_due(now) {
             match due {
                 races::Due::Signal => {
-                    self.agents.signal(race, self.races.awaited(race), &mut self.outputs);
-                    self.count("signals_sent");
+                    self.agents.signal(race, self.races.awaited(race), &mut self.buffers, &mut self.outputs);
+                    self.counts.count(Kind::SignalsSent);
                 }
                 races::Due::Unsignalled => self.answer_unsignalled(race),
                 races::Due::Close => {
-                    self.answer_open_race(race, "answers_fallback_no_receipts");
+                    self.answer_open_race(race, Kind::FallbackNoReceipts);
                     self.races.close(race);
                 }
             }
@@ -443,7 +449,7 @@ impl Shard {
         if now >= self.sync_signal_at {
             self.sync_signal_at = now + self.config.sync_signal_interval;
             if self.config.shard == 0 {
-                self.agents.sync_signal(RaceTime::of_master(now), self.utc, &mut self.outputs);
+                self.agents.sync_signal(RaceTime::of_master(now), self.utc, &mut self.buffers, &mut self.outputs);
             }
         }
     }
@@ -457,14 +463,14 @@ impl Shard {
     /// What is to be done next. Draining also seals the orders that were gathered for each agent.
     pub fn poll_output(&mut self) -> Option<Output> {
         if self.outputs.is_empty() {
-            self.agents.flush(&mut self.outputs);
+            self.agents.flush(&mut self.buffers, &mut self.outputs);
         }
         self.outputs.pop_front()
     }
 
-    /// What was counted since the start.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// What was counted since the start, what never happened left out.
+    pub fn counters(&self) -> Counters {
+        self.counts.by_name()
     }
 
     /// Races that are open now.
@@ -487,8 +493,9 @@ impl Shard {
     pub fn predetermined_delays(&self) -> Vec<Option<Span>> {
         (0..self.config.service.races.len()).map(|index| self.agents.any_delay(index as u16)).collect()
     }
+}
 
-    fn count(&mut self, name: &'static str) {
-        *self.counters.entry(name).or_default() += 1;
-    }
+/// The answer over UDP to a raced name without a race.
+fn fallback(service: &Service, query: &Query<'_>, index: u16, out: Vec<u8>) -> Vec<u8> {
+    central::fallback(service, index, &Response::new(query, Transport::Udp, &service.master), query, out)
 }

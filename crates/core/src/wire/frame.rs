@@ -140,6 +140,10 @@ pub enum Frame<'a> {
     },
 }
 
+/// Where an encoded [`Frame::Order`] has its playbook version: orders of one race differ in nothing else, so the master
+/// encodes one and puts each agent's version into its copy.
+pub const ORDER_PLAYBOOK: core::ops::Range<usize> = 29..37;
+
 const ORDER: u8 = 1;
 const RECEIPT: u8 = 2;
 const SYNC_REQUEST: u8 = 3;
@@ -320,6 +324,13 @@ fn next<'a>(reader: &mut Reader<'a>) -> Result<Option<Frame<'a>>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_playbook_version_stands_where_it_is_put() {
+        let mut bytes = Vec::new();
+        Frame::Order(Order { playbook: 0x0102_0304_0506_0708, ..order(b"query") }).encode(&mut bytes);
+        assert_eq!(bytes[ORDER_PLAYBOOK], [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
 
     fn order(query: &[u8]) -> Order<'_> {
         Order {

@@ -2,9 +2,9 @@
 
 use startgun_core::histogram::{Histogram, Quantiles};
 use startgun_core::master::{Arrival, Output, Roster, Shard, Slot};
-use startgun_core::time::{Epoch, Span};
+use startgun_core::time::{Epoch, LocalTime, Span};
 use startgun_core::wire::session::{CHALLENGE, SEALED, header};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use super::address::{fast_path, host_at, service};
@@ -12,9 +12,20 @@ use super::{Event, World, setup};
 use crate::clock::{HostClock, SimTime};
 use crate::options::{Host, Options};
 
-/// A shard and the wake-up that is scheduled for it.
+/// Queries that may wait in a socket; more are dropped, as by a kernel.
+const QUEUE_CAPACITY: usize = 1_024;
+
+/// A query that waits in a socket.
+pub(super) struct Waiting {
+    source: SocketAddr,
+    received_at: LocalTime,
+    bytes: Vec<u8>,
+}
+
+/// A shard, what waits in its socket, and the wake-up that is scheduled for it.
 pub(super) struct ShardHost {
     pub(super) shard: Shard,
+    queue: VecDeque<Waiting>,
     pub(super) wake_at: Option<SimTime>,
 }
 
@@ -45,7 +56,7 @@ impl MasterHost {
         let shared = setup::service_config(options, master);
         let shard = |shard| {
             let config = setup::shard_config(own, master, shard, epoch, &shared);
-            ShardHost { shard: Shard::new(config, clock.read(now)), wake_at: None }
+            ShardHost { shard: Shard::new(config, clock.read(now)), queue: VecDeque::new(), wake_at: None }
         };
         MasterHost {
             clock,
@@ -167,8 +178,11 @@ impl World {
             _ => 0,
         };
         let shard = steer % self.masters[master].shards.len();
-        let arrival = Arrival { service: 0, source, received_at, bytes };
-        self.masters[master].shards[shard].shard.handle_arrival(arrival);
+        let queue = &mut self.masters[master].shards[shard].queue;
+        if queue.len() >= QUEUE_CAPACITY {
+            return self.note(format_args!("full queue at master {master}"));
+        }
+        queue.push_back(Waiting { source, received_at, bytes });
         let process = self.masters[master].process;
         let taken = self.now + self.options.masters[master].queue_dwell;
         self.schedule(taken, Event::TakeQuery { master, shard, process });
@@ -179,7 +193,10 @@ impl World {
             return;
         }
         let now = self.masters[master].clock.read(self.now);
-        self.masters[master].shards[shard].shard.handle_next(now);
+        let host = &mut self.masters[master].shards[shard];
+        if let Some(Waiting { source, received_at, bytes }) = host.queue.pop_front() {
+            host.shard.handle_arrival(now, Arrival { service: 0, source, received_at, bytes: &bytes });
+        }
         self.drain_shard(master, shard);
     }
 

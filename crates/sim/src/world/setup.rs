@@ -103,7 +103,7 @@ pub(super) fn shard_config(
         service: shared.clone(),
         service_addresses: vec![service(master)],
         stamp: own.stamp,
-        queue_capacity: own.queue_capacity,
+        seed: u64::from(shard),
         validated_for: Span::from_secs(3_600),
         fallback_after: own.fallback_after,
         max_total_delay: own.max_total_delay,

@@ -325,10 +325,9 @@ fn read_answers(section: Section<'_>, name: Option<&CanonicalName>) -> Option<An
     });
     let ns = read_name_servers(&section, name);
     let kinds = [!a.is_empty() || !aaaa.is_empty(), cname.is_some(), !ns.is_empty()];
-    let keys = ["a", "aaaa", "cname", "ns"];
-    let is_given = |key: &&str| section.value(key).is_some_and(|value| !value.is_empty_array());
+    let is_given = |key| section.value(key).is_some_and(|value| !value.is_empty_array());
     match kinds.iter().filter(|kind| **kind).count() {
-        0 if !keys.iter().any(|key| is_given(&key)) => {
+        0 if !["a", "aaaa", "cname", "ns"].into_iter().any(is_given) => {
             section.wrong::<()>("no answer", "addresses in a or aaaa, or cname, or ns");
         }
         0 | 1 => {}

@@ -107,7 +107,7 @@ fn the_samples_are_sound_and_mean_what_they_say() {
     assert_eq!(race.sites.keys().collect::<Vec<_>>(), ["frankfurt", "tokyo"]);
     let zones = &config.service.zones;
     let name = |text: &str| text.parse::<CanonicalName>().expect("a name");
-    assert_eq!(zones.lookup(name("WWW.example.org").as_bytes(), Rtype::A), Lookup::Raced(0));
+    assert!(matches!(zones.lookup(name("WWW.example.org").as_bytes(), Rtype::A), Lookup::Raced(0)));
     let zone = zones.zone(name("example.org").as_bytes()).expect("a zone");
     let mx = zone.records().find(|record| record.rtype == Rtype::MX).expect("there");
     assert_eq!((mx.ttl_s, mx.data.as_ref()), (3_600, b"\x00\x0a\x04mail\x07example\x03org\x00".as_slice()));

@@ -113,6 +113,10 @@ fn on_race(time: HostTime) -> UtcOnRace {
     UtcOnRace { at: RaceTime::of_master(at), utc_minus_race: utc_minus_local, bound, stated }
 }
 
+/// What a waiting query takes of a socket's receive buffer: 256 bytes of description and 512 of data, as the kernel counts
+/// them, rounded up.
+const QUEUED_QUERY_BYTES: usize = 832;
+
 /// Binds every shard's sockets, shard by shard: the kernel numbers the members of a `SO_REUSEPORT` group in the order
 /// in which they were bound, and the steering programs count on that.
 fn bind_shards(
@@ -124,13 +128,17 @@ fn bind_shards(
     let now = clock.now();
     let mut parts = Vec::new();
     for index in 0..config.shards {
-        let options = Options { reuse_port: true, receive_timestamps: true, ..Options::default() };
+        let seed = startup::seed()?;
+        let receive_buffer_bytes = config.queue_capacity * QUEUED_QUERY_BYTES;
+        let options =
+            Options { reuse_port: true, receive_timestamps: true, receive_buffer_bytes, ..Options::default() };
         let bind = |key: &str, address: SocketAddr, options: Options| {
             UdpSocket::bind(address, options).map_err(|error| format!("{key} {address}: {error}"))
         };
         let services: Result<Vec<UdpSocket>, String> =
             config.service_addresses.iter().map(|address| bind("service address", *address, options.clone())).collect();
-        let fast_options = Options { transmit_timestamps: true, ..options };
+        let fast_options =
+            Options { reuse_port: true, receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
         let fast = bind("fast_path_listen", config.fast_path_listen, fast_options)?;
         let shard = Shard::new(
             ShardConfig {
@@ -139,7 +147,7 @@ fn bind_shards(
                 service: Arc::clone(service),
                 service_addresses: config.service_addresses.clone(),
                 stamp: config.stamp,
-                queue_capacity: config.queue_capacity,
+                seed: seed.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
                 validated_for: config.validated_for,
                 fallback_after: config.fallback_after,
                 max_total_delay: config.max_total_delay,

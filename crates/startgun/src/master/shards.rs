@@ -5,7 +5,6 @@
 //! a figure for `status` is copied out twice a second.
 
 use startgun_core::clock::host::UtcOnRace;
-use startgun_core::dns::MAX_ANSWER;
 use startgun_core::histogram::Histogram;
 use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, Signalled, Slot};
 use startgun_core::time::{LocalTime, Span};
@@ -13,10 +12,10 @@ use startgun_core::wire::SessionId;
 use startgun_core::wire::session::CHALLENGE;
 use startgun_net::host_clock::HostClock;
 use startgun_net::poll::{Waker, wait};
-use startgun_net::udp::{ReceiveBatch, UdpSocket, shard_of_source};
+use startgun_net::udp::{Outgoing, ReceiveBatch, Received, SEND_BATCH, UdpSocket, shard_of_source};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +27,8 @@ use tokio::sync::oneshot;
 const INPUTS: usize = 4_096;
 /// Packets taken from one socket at a time.
 const BATCH: usize = 64;
-/// Queries whose orders share datagrams: an order takes about 130 bytes, so eight fill one.
-const QUERIES_TOGETHER: usize = 8;
+/// Queries that are taken by one reading of the clock: eight take some 40 µs at most, which a race does not notice.
+const QUERIES_PER_READING: usize = 8;
 /// How often the figures for `status` are copied out.
 const SNAPSHOT_INTERVAL: Span = Span::from_millis(500);
 /// Replies to exchanges whose transmit timestamp is awaited: more than 1,024 agents ask within 100 ms.
@@ -162,7 +161,7 @@ pub(super) struct ShardParts {
 pub(super) fn spawn(
     parts: Vec<ShardParts>,
     clock: &HostClock,
-    challenge: impl Fn(std::net::SocketAddr, &[u8]) + Clone + Send + 'static,
+    challenge: impl Fn(SocketAddr, &[u8]) + Clone + Send + 'static,
 ) -> io::Result<(Shards, Vec<JoinHandle<()>>)> {
     let mut mailboxes = Vec::new();
     let mut threads = Vec::new();
@@ -178,6 +177,7 @@ pub(super) fn spawn(
             snapshot: Arc::clone(&snapshot),
             snapshot_at: clock.now(),
             awaited_stamps: BTreeMap::new(),
+            outputs: Vec::with_capacity(SEND_BATCH),
         };
         mailboxes.push(Mailbox { sender, waker, snapshot });
         let challenge = challenge.clone();
@@ -196,10 +196,12 @@ struct ShardThread {
     snapshot_at: LocalTime,
     /// By the socket's own number of the datagram.
     awaited_stamps: BTreeMap<u32, (SessionId, u32)>,
+    /// Outputs at hand, at most [`SEND_BATCH`].
+    outputs: Vec<Output>,
 }
 
 impl ShardThread {
-    fn run(mut self, challenge: &impl Fn(std::net::SocketAddr, &[u8])) {
+    fn run(mut self, challenge: &impl Fn(SocketAddr, &[u8])) {
         let mut batch = ReceiveBatch::new(BATCH);
         loop {
             self.waker.clear();
@@ -217,7 +219,7 @@ impl ShardThread {
 
     /// Answers what has arrived and sees the open races through: their clients get no other answer. Queries that come
     /// later are left to whoever serves the address next.
-    fn finish(mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(std::net::SocketAddr, &[u8])) {
+    fn finish(mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(SocketAddr, &[u8])) {
         let end = self.clock.now() + STOP_PATIENCE;
         while self.take_queries(batch) && self.clock.now() < end {
             self.work();
@@ -235,17 +237,9 @@ impl ShardThread {
 
     /// Lets the machine handle what was taken, and does what it wants done.
     fn work(&mut self) {
-        while self.answer_queries() {}
         self.parts.shard.handle_timeout(self.clock.now());
         self.perform_outputs();
         self.take_stamps();
-    }
-
-    /// Handles a few queries and sends what they caused, orders to one agent together; `true` while there may be more.
-    fn answer_queries(&mut self) -> bool {
-        let handled = (0..QUERIES_TOGETHER).take_while(|_| self.parts.shard.handle_next(self.clock.now())).count();
-        self.perform_outputs();
-        handled == QUERIES_TOGETHER
     }
 
     /// `true` when it is time to stop.
@@ -265,26 +259,28 @@ impl ShardThread {
         }
     }
 
-    /// One batch from every service address; `true` when one of them may have more.
+    /// One batch from every service address, and what it caused: orders to one agent together. `true` when one of them may
+    /// have more.
     fn take_queries(&mut self, batch: &mut ReceiveBatch) -> bool {
         let mut more = false;
-        for (service, socket) in self.parts.services.iter().enumerate() {
-            let received = socket.receive(batch, &self.clock).unwrap_or(0);
+        for service in 0..self.parts.services.len() {
+            let received = self.parts.services[service].receive(batch, &self.clock).unwrap_or(0);
             more |= received == BATCH;
-            for packet in batch.iter().filter(|packet| !packet.truncated) {
-                self.parts.shard.handle_arrival(Arrival {
-                    service: service as u16,
-                    source: packet.source,
-                    received_at: packet.received_at,
-                    bytes: packet.bytes.to_vec(),
-                });
+            let mut now = LocalTime::from_nanos(0);
+            for (place, packet) in batch.iter().filter(|packet| !packet.truncated).enumerate() {
+                if place % QUERIES_PER_READING == 0 {
+                    now = self.clock.now();
+                }
+                let Received { source, received_at, bytes, .. } = packet;
+                self.parts.shard.handle_arrival(now, Arrival { service: service as u16, source, received_at, bytes });
             }
+            perform_outputs(&mut self.parts, &mut self.outputs, &mut self.awaited_stamps);
         }
         more
     }
 
     /// One batch from the fast path; `true` when there may be more.
-    fn take_datagrams(&mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(std::net::SocketAddr, &[u8])) -> bool {
+    fn take_datagrams(&mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(SocketAddr, &[u8])) -> bool {
         let received = self.parts.fast.receive(batch, &self.clock).unwrap_or(0);
         for packet in batch.iter().filter(|packet| !packet.truncated) {
             if packet.bytes.first() == Some(&CHALLENGE) {
@@ -292,14 +288,14 @@ impl ShardThread {
             } else {
                 self.parts.shard.handle_fast(self.clock.now(), packet.received_at, packet.source, packet.bytes);
                 // The reply to an exchange carries the time of its handling: it must not wait for the batch's end.
-                perform_outputs(&mut self.parts, &mut self.awaited_stamps);
+                perform_outputs(&mut self.parts, &mut self.outputs, &mut self.awaited_stamps);
             }
         }
         received == BATCH
     }
 
     fn perform_outputs(&mut self) {
-        perform_outputs(&mut self.parts, &mut self.awaited_stamps);
+        perform_outputs(&mut self.parts, &mut self.outputs, &mut self.awaited_stamps);
     }
 
     /// Hands the kernel's transmit timestamps of replies to exchanges back to the machine.
@@ -323,7 +319,7 @@ impl ShardThread {
         self.snapshot_at = now + SNAPSHOT_INTERVAL;
         let shard = &self.parts.shard;
         let fresh = Snapshot {
-            counters: shard.counters().clone(),
+            counters: shard.counters(),
             open_races: shard.open_races(),
             predetermined_delays: shard.predetermined_delays(),
             spreads: shard.spreads().clone(),
@@ -346,21 +342,55 @@ impl ShardThread {
     }
 }
 
-fn perform_outputs(parts: &mut ShardParts, awaited_stamps: &mut BTreeMap<u32, (SessionId, u32)>) {
-    while let Some(output) = parts.shard.poll_output() {
-        match output {
-            Output::Reply { service, to, bytes } => {
-                debug_assert!(bytes.len() <= MAX_ANSWER);
-                let _ = parts.services[usize::from(service)].send_to(&bytes, to);
-            }
-            Output::Fast { to, bytes, exchange } => {
-                let sent = parts.fast.send_to(&bytes, to);
-                if let (Ok(Some(number)), Some(exchange)) = (sent, exchange) {
-                    awaited_stamps.insert(number, exchange);
+/// Sends what the machine wants sent, in batches: whatever follows each other from one socket goes in one call.
+fn perform_outputs(
+    parts: &mut ShardParts,
+    outputs: &mut Vec<Output>,
+    awaited_stamps: &mut BTreeMap<u32, (SessionId, u32)>,
+) {
+    loop {
+        outputs.extend(std::iter::from_fn(|| parts.shard.poll_output()).take(SEND_BATCH));
+        if outputs.is_empty() {
+            return;
+        }
+        for run in outputs.chunk_by(|left, right| socket_of(left) == socket_of(right)) {
+            let mut messages: [Outgoing<'_>; SEND_BATCH] = std::array::from_fn(|place| outgoing(run.get(place)));
+            let messages = &mut messages[..run.len()];
+            let socket = match socket_of(&run[0]) {
+                Some(service) => &parts.services[usize::from(service)],
+                None => &parts.fast,
+            };
+            // What the kernel refuses is lost, as on the way.
+            socket.send_batch(messages);
+            if socket.stamps_departures() {
+                for (output, message) in run.iter().zip(messages) {
+                    if let (Output::Fast { exchange: Some(exchange), .. }, Ok(number)) = (output, &message.outcome) {
+                        awaited_stamps.insert(*number, *exchange);
+                    }
                 }
             }
         }
+        for output in outputs.drain(..) {
+            let (Output::Reply { bytes, .. } | Output::Fast { bytes, .. }) = output;
+            parts.shard.recycle(bytes);
+        }
     }
+}
+
+/// The service address that an output leaves from; `None` for the fast path.
+fn socket_of(output: &Output) -> Option<u16> {
+    match output {
+        Output::Reply { service, .. } => Some(*service),
+        Output::Fast { .. } => None,
+    }
+}
+
+fn outgoing(output: Option<&Output>) -> Outgoing<'_> {
+    let (to, bytes) = match output {
+        Some(Output::Reply { to, bytes, .. } | Output::Fast { to, bytes, .. }) => (*to, bytes.as_slice()),
+        None => (SocketAddr::from(([0; 4], 0)), [].as_slice()),
+    };
+    Outgoing { to, bytes, outcome: Err(0) }
 }
 
 /// Ends every shard's thread and waits for it.

@@ -16,7 +16,7 @@ use startgun_core::time::{Epoch, LocalTime, RaceTime, Span};
 use startgun_core::wire::frame::frames;
 use startgun_core::wire::session::SECRET_BYTES;
 use startgun_core::wire::{Binding, Direction, Frame, Opener, Receipt, TransmitIdentifier};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -180,6 +180,7 @@ enum Event {
 pub struct World {
     pub now: LocalTime,
     pub shard: Shard,
+    queue: VecDeque<(LocalTime, Vec<u8>)>,
     pub sites: Vec<Site>,
     pub sent: Vec<Sent>,
     pub departures: Vec<Left>,
@@ -201,7 +202,7 @@ impl World {
             service: Arc::new(service(&plan)),
             service_addresses: vec![service_address()],
             stamp: plan.stamp,
-            queue_capacity: 16,
+            seed: 16,
             validated_for: Span::from_secs(3_600),
             fallback_after: Span::from_millis(250),
             max_total_delay: Span::from_millis(300),
@@ -211,6 +212,7 @@ impl World {
         let mut world = World {
             now,
             shard: Shard::new(shard, now),
+            queue: VecDeque::new(),
             sites: (0..plan.agents).map(|site| make_site(site, now, clock, &plan)).collect(),
             sent: Vec::new(),
             departures: Vec::new(),
@@ -262,14 +264,16 @@ impl World {
 
     /// A query arrives and waits in the queue; when.
     pub fn arrive(&mut self, query: &[u8]) -> LocalTime {
-        let arrival = Arrival { service: 0, source: client(), received_at: self.now, bytes: query.to_vec() };
-        self.shard.handle_arrival(arrival);
+        self.queue.push_back((self.now, query.to_vec()));
         self.now
     }
 
     /// The shard takes what waits in its queue.
     pub fn take_from_queue(&mut self) {
-        while self.shard.handle_next(self.now) {}
+        while let Some((received_at, bytes)) = self.queue.pop_front() {
+            let arrival = Arrival { service: 0, source: client(), received_at, bytes: &bytes };
+            self.shard.handle_arrival(self.now, arrival);
+        }
         self.drain_shard();
     }
 

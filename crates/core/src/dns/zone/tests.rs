@@ -91,7 +91,10 @@ fn faulty_zones_are_refused_whole() {
     let stray = record("example.org", Rtype::A, &[1, 2, 3, 4]);
     assert!(matches!(build("other.test", &[soa.clone(), stray], &[]), Err(ZoneError::OutOfZone { .. })));
     assert!(matches!(build("other.test", &[], &[]), Err(ZoneError::Soa { found: 0, .. })));
-    assert!(matches!(build("other.test", core::slice::from_ref(&soa), &[raced("x.test", 3)]), Err(ZoneError::NoZone(_))));
+    assert!(matches!(
+        build("other.test", core::slice::from_ref(&soa), &[raced("x.test", 3)]),
+        Err(ZoneError::NoZone(_))
+    ));
     let plain = [soa.clone(), record("a.other.test", Rtype::A, &[1, 2, 3, 4])];
     assert!(matches!(build("other.test", &plain, &[raced("a.other.test", 3)]), Err(ZoneError::PlainAndRaced(_))));
     let cut = [soa.clone(), record("c.other.test", Rtype::NS, b"\0")];

@@ -1,6 +1,11 @@
 //! The agents as one shard sees them: who is ready, how far away, with which keys.
+//!
+//! Who runs a race, and with which delay, changes when the roster says so, about once a second per agent; a query must not
+//! work it out anew. So it is kept as a *plan* per race, type and service address until an agent changes.
 
 use super::Output;
+use super::buffers::Buffers;
+use super::counters::Kind;
 use super::races::Ordered;
 use crate::agent::HOLD;
 use crate::clock::host::UtcOnRace;
@@ -8,8 +13,9 @@ use crate::control::ForwardDelay;
 use crate::master::{Delay, MAX_AGENTS, RaceConfig, Readiness, SharedService, Slot, Transmit};
 use crate::playbook::{LatePolicy, PlaybookVersion};
 use crate::time::{Epoch, RaceTime, Span};
+use crate::wire::frame::ORDER_PLAYBOOK;
 use crate::wire::session::{self, MAX_PLAIN};
-use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Order, Sealer, SessionId, TransmitIdentifier};
+use crate::wire::{Binding, Direction, Frame, Opener, Order, Sealer, SessionId, TransmitIdentifier};
 use domain::base::Rtype;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -17,6 +23,28 @@ use std::net::SocketAddr;
 /// What the master needs between receiving a query and its orders leaving, and an agent between receiving an order and
 /// arming its departure: each some tens of microseconds on an idle host, a millisecond when the scheduler is against it.
 const PROCESSING: Span = Span::from_millis(1);
+
+/// Most plans kept: each race of [`MAX_RACES`](crate::playbook::MAX_RACES) for A and AAAA at one service address; when
+/// there are more, all are made anew. With 10 agents each takes 300 bytes.
+const MAX_PLANS: usize = 2_048;
+
+/// Who runs a race, and how long it takes to reach them.
+struct Plan {
+    /// The predetermined delay; `None` when nobody runs it.
+    delay: Option<Span>,
+    runners: Vec<Runner>,
+}
+
+/// An agent that runs a race.
+#[derive(Clone, Copy)]
+struct Runner {
+    slot: Slot,
+    /// Its place among the agents.
+    place: usize,
+    playbook: PlaybookVersion,
+    /// For an agent that is told a span instead of the instant: its round trip, once that is known.
+    by_after: Option<Option<Span>>,
+}
 
 /// An agent, as the roster tells the shards.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,9 +93,14 @@ pub(super) struct Agents {
     epoch: Epoch,
     service: SharedService,
     max_total_delay: Span,
-    agents: BTreeMap<Slot, Agent>,
+    /// In the order of their slots.
+    agents: Vec<Agent>,
     sessions: BTreeMap<SessionId, Session>,
-    datagram: Vec<u8>,
+    /// By race index, type and service address; each holds until an agent changes.
+    plans: BTreeMap<(u16, u16, SocketAddr), Plan>,
+    /// The order at hand, and whom it went to.
+    frame: Vec<u8>,
+    ordered: Vec<(Slot, Ordered)>,
 }
 
 impl Agents {
@@ -77,16 +110,20 @@ impl Agents {
             epoch,
             service,
             max_total_delay,
-            agents: BTreeMap::new(),
+            agents: Vec::new(),
             sessions: BTreeMap::new(),
-            datagram: Vec::new(),
+            plans: BTreeMap::new(),
+            frame: Vec::new(),
+            ordered: Vec::new(),
         }
     }
 
     pub(super) fn update(&mut self, view: AgentView) {
-        if !self.agents.contains_key(&view.slot) && self.agents.len() >= MAX_AGENTS {
+        let found = self.agents.binary_search_by_key(&view.slot, |agent| agent.view.slot);
+        if found.is_err() && self.agents.len() >= MAX_AGENTS {
             return;
         }
+        self.plans.clear();
         let slot = view.slot;
         self.sessions.retain(|id, session| session.slot != slot || view.sessions.iter().any(|kept| kept.id == *id));
         for binding in &view.sessions {
@@ -98,21 +135,23 @@ impl Agents {
                 last_reply: None,
             });
         }
-        let agent =
-            self.agents.entry(slot).or_insert_with(|| Agent { view: view.clone(), newest: None, gathered: Vec::new() });
-        agent.newest = view.sessions.last().map(|newest| newest.id);
-        agent.view = view;
+        let newest = view.sessions.last().map(|newest| newest.id);
+        match found {
+            Ok(place) => (self.agents[place].newest, self.agents[place].view) = (newest, view),
+            Err(place) => self.agents.insert(place, Agent { newest, view, gathered: Vec::new() }),
+        }
     }
 
     pub(super) fn remove(&mut self, slot: Slot) {
-        self.agents.remove(&slot);
+        self.plans.clear();
+        self.agents.retain(|agent| agent.view.slot != slot);
         self.sessions.retain(|_, session| session.slot != slot);
     }
 
     /// The agents that take part in a race of this name and type.
     fn runners(&self, index: u16, rtype: Rtype) -> impl Iterator<Item = &Agent> {
         let race = self.service.races.get(usize::from(index));
-        self.agents.values().filter(move |agent| {
+        self.agents.iter().filter(move |agent| {
             let runs = |race: &RaceConfig| {
                 let needed = if race.transmit.is_signal() { Readiness::BySignal } else { Readiness::ByAfter };
                 let serves = race.sites.get(&agent.view.site).is_some_and(|addresses| addresses.serve(rtype));
@@ -141,8 +180,28 @@ impl Agents {
     }
 
     /// The predetermined delay; `None` when no agent is ready for this race at this service address.
-    pub(super) fn delay(&self, index: u16, rtype: Rtype, service: SocketAddr) -> Option<Span> {
-        self.delay_at(index, rtype, Some(service))
+    pub(super) fn delay(&mut self, index: u16, rtype: Rtype, service: SocketAddr) -> Option<Span> {
+        self.plan(index, rtype, service).delay
+    }
+
+    fn plan(&mut self, index: u16, rtype: Rtype, service: SocketAddr) -> &Plan {
+        let key = (index, rtype.to_int(), service);
+        if !self.plans.contains_key(&key) {
+            if self.plans.len() >= MAX_PLANS {
+                self.plans.clear();
+            }
+            let runs = |agent: &&Agent| agent.view.services.contains(&service);
+            let runner = |agent: &Agent| Runner {
+                slot: agent.view.slot,
+                place: self.agents.partition_point(|other| other.view.slot < agent.view.slot),
+                playbook: agent.view.playbook,
+                by_after: (agent.view.readiness == Readiness::ByAfter).then_some(agent.view.round_trip),
+            };
+            let runners = self.runners(index, rtype).filter(runs).map(runner).collect();
+            let plan = Plan { delay: self.delay_at(index, rtype, Some(service)), runners };
+            self.plans.insert(key, plan);
+        }
+        &self.plans[&key]
     }
 
     /// The predetermined delay for A or else AAAA, whatever the service address.
@@ -186,32 +245,43 @@ impl Agents {
     pub(super) fn order(
         &mut self,
         order: &Order<'_>,
-        index: u16,
         rtype: Rtype,
+        buffers: &mut Buffers,
         outputs: &mut VecDeque<Output>,
-    ) -> (BTreeMap<Slot, Ordered>, u64) {
-        let (mut ordered, mut withheld) = (BTreeMap::new(), 0);
-        let mut frames = Vec::new();
-        for agent in self.runners(index, rtype).filter(|agent| agent.view.services.contains(&order.service)) {
-            let mut own = Order { playbook: agent.view.playbook, ..order.clone() };
-            let mut kind = if matches!(order.transmit, TransmitIdentifier::On(_)) { Ordered::On } else { Ordered::At };
-            if let (TransmitIdentifier::At(t), Readiness::ByAfter) = (order.transmit, agent.view.readiness) {
-                let Some(round_trip) = agent.view.round_trip else { continue };
+    ) -> (&[(Slot, Ordered)], u64) {
+        self.plan(order.name, rtype, order.service);
+        self.ordered.clear();
+        self.frame.clear();
+        Frame::Order(order.clone()).encode(&mut self.frame);
+        let mut withheld = 0;
+        let Agents { agents, sessions, plans, frame, ordered, service, .. } = self;
+        let runners = &plans[&(order.name, rtype.to_int(), order.service)].runners;
+        let at = if matches!(order.transmit, TransmitIdentifier::On(_)) { Ordered::On } else { Ordered::At };
+        for runner in runners {
+            let agent = &mut agents[runner.place];
+            if let (TransmitIdentifier::At(t), Some(round_trip)) = (order.transmit, runner.by_after) {
+                let Some(round_trip) = round_trip else { continue };
                 let span = t - (order.sent + round_trip.half());
                 // It has no clock to see that it would be late: the master sees to the policy.
-                let race = &self.service.races[usize::from(index)];
+                let race = &service.races[usize::from(order.name)];
                 if race.late == LatePolicy::Drop && -span > race.late_tolerance {
                     withheld += 1;
                     continue;
                 }
-                own.transmit = TransmitIdentifier::After(span.max(Span::ZERO));
-                kind = Ordered::After;
+                let transmit = TransmitIdentifier::After(span.max(Span::ZERO));
+                let own = Frame::Order(Order { transmit, playbook: runner.playbook, ..order.clone() });
+                agent.make_room(own.encoded_len(), sessions, buffers, outputs);
+                own.encode(&mut agent.gathered);
+                ordered.push((runner.slot, Ordered::After));
+                continue;
             }
-            ordered.insert(agent.view.slot, kind);
-            frames.push((agent.view.slot, own));
+            agent.make_room(frame.len(), sessions, buffers, outputs);
+            let start = agent.gathered.len();
+            agent.gathered.extend_from_slice(frame);
+            agent.gathered[start..][ORDER_PLAYBOOK].copy_from_slice(&runner.playbook.to_be_bytes());
+            ordered.push((runner.slot, at));
         }
-        frames.into_iter().for_each(|(slot, own)| self.gather(slot, &Frame::Order(own), outputs));
-        (ordered, withheld)
+        (&self.ordered, withheld)
     }
 
     /// Whose session it is.
@@ -221,43 +291,54 @@ impl Agents {
 
     /// Gathers a signal for every agent that was ordered to wait for it, also one that has stood down since: it still
     /// holds its answer.
-    pub(super) fn signal(&mut self, id: u64, slots: impl Iterator<Item = Slot>, outputs: &mut VecDeque<Output>) {
+    pub(super) fn signal(
+        &mut self,
+        id: u64,
+        slots: impl Iterator<Item = Slot>,
+        buffers: &mut Buffers,
+        outputs: &mut VecDeque<Output>,
+    ) {
         for slot in slots {
-            self.gather(slot, &Frame::Signal { id }, outputs);
-        }
-    }
-
-    /// Gathers an unsolicited synchronisation signal for every agent with a session, and where UTC lies.
-    pub(super) fn sync_signal(&mut self, now: RaceTime, utc: Option<UtcOnRace>, outputs: &mut VecDeque<Output>) {
-        let slots: Vec<Slot> = self.agents.keys().copied().collect();
-        for slot in slots {
-            self.gather(slot, &Frame::SyncSignal { sent: now }, outputs);
-            if let Some(utc) = utc {
-                self.gather(slot, &Frame::Utc(utc), outputs);
+            if let Ok(place) = self.agents.binary_search_by_key(&slot, |agent| agent.view.slot) {
+                self.gather(place, &Frame::Signal { id }, buffers, outputs);
             }
         }
     }
 
-    fn gather(&mut self, slot: Slot, frame: &Frame<'_>, outputs: &mut VecDeque<Output>) {
-        let Some(agent) = self.agents.get_mut(&slot) else { return };
-        if agent.gathered.len() + frame.encoded_len() > MAX_PLAIN {
-            agent.flush(&mut self.sessions, &mut self.datagram, outputs);
+    /// Gathers an unsolicited synchronisation signal for every agent with a session, and where UTC lies.
+    pub(super) fn sync_signal(
+        &mut self,
+        now: RaceTime,
+        utc: Option<UtcOnRace>,
+        buffers: &mut Buffers,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        for place in 0..self.agents.len() {
+            self.gather(place, &Frame::SyncSignal { sent: now }, buffers, outputs);
+            if let Some(utc) = utc {
+                self.gather(place, &Frame::Utc(utc), buffers, outputs);
+            }
         }
+    }
+
+    fn gather(&mut self, place: usize, frame: &Frame<'_>, buffers: &mut Buffers, outputs: &mut VecDeque<Output>) {
+        let agent = &mut self.agents[place];
+        agent.make_room(frame.encoded_len(), &mut self.sessions, buffers, outputs);
         frame.encode(&mut agent.gathered);
     }
 
     /// Seals what was gathered.
-    pub(super) fn flush(&mut self, outputs: &mut VecDeque<Output>) {
-        for agent in self.agents.values_mut() {
-            agent.flush(&mut self.sessions, &mut self.datagram, outputs);
+    pub(super) fn flush(&mut self, buffers: &mut Buffers, outputs: &mut VecDeque<Output>) {
+        for agent in &mut self.agents {
+            agent.flush(&mut self.sessions, buffers, outputs);
         }
     }
 
-    /// Opens a datagram; on failure, the counter's name.
-    pub(super) fn open(&mut self, datagram: &[u8], plain: &mut Vec<u8>) -> Result<SessionId, &'static str> {
-        let (id, shard) = session::header(datagram).ok_or("datagram_malformed")?;
-        let session = self.sessions.get_mut(&id).filter(|_| shard == self.shard).ok_or("datagram_unknown_session")?;
-        session.opener.open(datagram, plain).map(|()| id).map_err(OpenError::counter)
+    /// Opens a datagram; on failure, what to count.
+    pub(super) fn open(&mut self, datagram: &[u8], plain: &mut Vec<u8>) -> Result<SessionId, Kind> {
+        let (id, shard) = session::header(datagram).ok_or(Kind::DatagramMalformed)?;
+        let session = self.sessions.get_mut(&id).filter(|_| shard == self.shard).ok_or(Kind::DatagramUnknownSession)?;
+        Ok(session.opener.open(datagram, plain).map(|()| id)?)
     }
 
     /// Answers an exchange, at once and alone in its datagram: it is the packet whose delay counts.
@@ -268,6 +349,7 @@ impl Agents {
         received: RaceTime,
         replied: RaceTime,
         to: SocketAddr,
+        buffers: &mut Buffers,
         outputs: &mut VecDeque<Output>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
@@ -276,11 +358,11 @@ impl Agents {
             _ => (0, RaceTime::from_nanos(0)),
         };
         session.last_reply = Some((exchange, None));
-        let mut plain = Vec::with_capacity(64);
-        Frame::SyncReply { exchange, received, replied, previous }.encode(&mut plain);
-        let mut bytes = Vec::with_capacity(128);
+        self.frame.clear();
+        Frame::SyncReply { exchange, received, replied, previous }.encode(&mut self.frame);
+        let mut bytes = buffers.take();
         // By the session that asked: the agent has its keys, whichever of them sends orders by now.
-        session.sealer.seal(&plain, &mut bytes);
+        session.sealer.seal(&self.frame, &mut bytes);
         outputs.push_back(Output::Fast { to, bytes, exchange: Some((id, exchange)) });
     }
 
@@ -294,18 +376,32 @@ impl Agents {
 }
 
 impl Agent {
+    /// Seals what was gathered where so many bytes more would not fit.
+    fn make_room(
+        &mut self,
+        bytes: usize,
+        sessions: &mut BTreeMap<SessionId, Session>,
+        buffers: &mut Buffers,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        if self.gathered.len() + bytes > MAX_PLAIN {
+            self.flush(sessions, buffers, outputs);
+        }
+    }
+
     fn flush(
         &mut self,
         sessions: &mut BTreeMap<SessionId, Session>,
-        datagram: &mut Vec<u8>,
+        buffers: &mut Buffers,
         outputs: &mut VecDeque<Output>,
     ) {
         if self.gathered.is_empty() {
             return;
         }
         if let Some(session) = self.newest.and_then(|newest| sessions.get_mut(&newest)) {
-            session.sealer.seal(&self.gathered, datagram);
-            outputs.push_back(Output::Fast { to: self.view.fast_path, bytes: datagram.clone(), exchange: None });
+            let mut bytes = buffers.take();
+            session.sealer.seal(&self.gathered, &mut bytes);
+            outputs.push_back(Output::Fast { to: self.view.fast_path, bytes, exchange: None });
         }
         self.gathered.clear();
     }

@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, client, config, www};
 use crate::dns::answer::tests::query_bytes;
-use crate::master::{Arrival, ShardConfig};
+use crate::master::ShardConfig;
 use crate::time::Span;
 use crate::wire::frame::MAX_RACED_QUERY;
 use domain::base::iana::Rcode;
@@ -41,9 +41,7 @@ fn answers_with_tc_to_one_prefix_are_halved_beyond_their_rate() {
     let mut answered = 0;
     for number in 0..1_000u32 {
         let source = SocketAddr::from(([198, 18, 0, number as u8], 4_000));
-        let arrival = Arrival { service: 0, source, received_at: bench.now, bytes: www(number as u16) };
-        bench.shard.handle_arrival(arrival);
-        bench.shard.handle_next(bench.now);
+        bench.take(source, bench.now, &www(number as u16));
         answered += bench.heard().replies.len();
     }
     // 200 of the first second's rate, and every other one of the rest, so that a real resolver among forgers gets through.
@@ -72,17 +70,6 @@ fn what_is_no_query_never_races() {
             heard.replies.first().map(|(_, reply)| Message::from_octets(reply).expect("a message").header().rcode());
         assert_eq!(found, code, "{bytes:?}");
     }
-}
-
-#[test]
-fn the_queue_is_bounded_and_says_so() {
-    let mut bench = Bench::new(config());
-    for id in 0..6 {
-        let arrival = Arrival { service: 0, source: client(4_000), received_at: bench.now, bytes: www(id) };
-        bench.shard.handle_arrival(arrival);
-    }
-    assert_eq!(bench.count("queries_dropped_queue_full"), 2);
-    assert_eq!((0..9).filter(|_| bench.shard.handle_next(bench.now)).count(), 4);
 }
 
 #[test]

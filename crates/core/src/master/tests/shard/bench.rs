@@ -61,7 +61,7 @@ pub(super) fn config() -> ShardConfig {
         service: service(Delay::Fixed(DELAY)),
         service_addresses: vec![address("198.51.100.1:53")],
         stamp: Stamp::Receipt,
-        queue_capacity: 4,
+        seed: 7,
         validated_for: Span::from_secs(3_600),
         fallback_after: FALLBACK_AFTER,
         max_total_delay: Span::from_millis(300),
@@ -143,9 +143,13 @@ impl Bench {
     }
 
     pub(super) fn ask(&mut self, port: u16, bytes: Vec<u8>) -> Heard {
-        self.shard.handle_arrival(Arrival { service: 0, source: client(port), received_at: self.now, bytes });
-        while self.shard.handle_next(self.now) {}
+        self.take(client(port), self.now, &bytes);
         self.heard()
+    }
+
+    /// A query that was received at `received_at` is taken.
+    pub(super) fn take(&mut self, source: SocketAddr, received_at: LocalTime, bytes: &[u8]) {
+        self.shard.handle_arrival(self.now, Arrival { service: 0, source, received_at, bytes });
     }
 
     pub(super) fn wait(&mut self, span: Span) -> Heard {

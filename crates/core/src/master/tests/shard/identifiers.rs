@@ -37,14 +37,8 @@ fn an_agent_with_a_bad_clock_is_told_the_rest_of_the_delay_less_its_way() {
     let mut bench = Bench::new(ShardConfig { stamp: Stamp::Receipt, ..config() });
     bench.shard.handle_agent(by_after(2));
     let received = bench.now;
-    bench.shard.handle_arrival(crate::master::Arrival {
-        service: 0,
-        source: client(4_000),
-        received_at: received,
-        bytes: www(7),
-    });
     bench.now = bench.now + dwell;
-    while bench.shard.handle_next(bench.now) {}
+    bench.take(client(4_000), received, &www(7));
     let heard = bench.heard();
     let told: Vec<_> = (1..=3).map(|slot| to_slot(&heard.orders, slot).expect("ordered").transmit).collect();
     let t = TransmitIdentifier::At(RaceTime::of_master(received) + DELAY);
@@ -130,13 +124,7 @@ fn a_named_signal_starts_every_race_that_waits_for_it() {
     for host in 1..=4u8 {
         let source = std::net::SocketAddr::from(([203, 0, 113 + host, 9], 4_000));
         bench.shard.handle_validated(bench.now, source.ip());
-        bench.shard.handle_arrival(crate::master::Arrival {
-            service: 0,
-            source,
-            received_at: bench.now,
-            bytes: www(u16::from(host)),
-        });
-        while bench.shard.handle_next(bench.now) {}
+        bench.take(source, bench.now, &www(u16::from(host)));
         ids.extend(bench.heard().orders.iter().map(|order| order.transmit));
     }
     assert_eq!(ids.len(), 12);

@@ -5,7 +5,7 @@ use super::bench::{
 };
 use crate::dns::answer::tests::query_bytes;
 use crate::master::MAX_FALLBACK_TTL_S;
-use crate::master::{AgentView, Arrival, Delay, Output, Readiness, Shard, ShardConfig, Stamp};
+use crate::master::{AgentView, Delay, Output, Readiness, Shard, ShardConfig, Stamp};
 use crate::time::{LocalTime, RaceTime, Span};
 use crate::wire::frame::frames;
 use crate::wire::{Direction, Frame, Opener, Receipt, ReceiptOutcome};
@@ -32,14 +32,13 @@ fn a_query_becomes_one_order_per_agent_with_its_own_playbook() {
 
 #[test]
 fn orders_that_are_due_together_share_datagrams_of_limited_length() {
-    let mut bench = Bench::new(ShardConfig { queue_capacity: 64, ..config() });
+    let mut bench = Bench::new(config());
     for id in 0..40 {
         let bytes = with_id(query_bytes("www.cdn.test", Rtype::A, None), id);
         let source = SocketAddr::from(([203, 0, 114, id as u8], 4_000));
         bench.shard.handle_validated(bench.now, source.ip());
-        bench.shard.handle_arrival(Arrival { service: 0, source, received_at: bench.now, bytes });
+        bench.take(source, bench.now, &bytes);
     }
-    while bench.shard.handle_next(bench.now) {}
     let heard = bench.heard();
     assert_eq!(heard.orders.len(), 120);
     // 40 orders of 87 bytes are 3,480 bytes: four datagrams for each of three agents.
@@ -174,9 +173,8 @@ fn the_stamp_is_taken_at_receipt_or_when_the_query_leaves_the_queue() {
     for (stamp, moved) in [(Stamp::Receipt, Span::ZERO), (Stamp::Dequeue, dwell)] {
         let mut bench = Bench::new(ShardConfig { stamp, ..config() });
         let received_at = bench.now;
-        bench.shard.handle_arrival(Arrival { service: 0, source: client(4_000), received_at, bytes: www(7) });
         bench.now = bench.now + dwell;
-        bench.shard.handle_next(bench.now);
+        bench.take(client(4_000), received_at, &www(7));
         let heard = bench.heard();
         assert_eq!(heard.orders[0].at, RaceTime::of_master(received_at) + DELAY + moved, "{stamp:?}");
     }
