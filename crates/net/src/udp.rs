@@ -1,8 +1,9 @@
 //! UDP in batches, with the kernel's timestamps.
 //!
 //! Sockets are never connected and ignore ICMP: the losers of a race cause many port-unreachables, and a connected
-//! socket would lose sends to them. The kernel's path-MTU discovery is off (`OMIT`): our datagrams are small, and ICMP
-//! about an answer goes to the service address's owner, not to the agent that sent it.
+//! socket would lose sends to them. The kernel's path-MTU discovery is off: our datagrams are small, and ICMP about an
+//! answer goes to the service address's owner, not to the agent that sent it. Where fragments are unwanted anyway, packets
+//! say so (`PROBE` instead of `OMIT`), and need no identification then, which takes the kernel 4 % of a DNS answer's time.
 
 use crate::host_clock::{HostClock, Sandwich, nanos};
 use crate::{check, set_option};
@@ -34,6 +35,8 @@ pub struct Options {
     pub receive_timestamps: bool,
     /// Stamp packets when they leave, see [`UdpSocket::drain_transmit_timestamps`].
     pub transmit_timestamps: bool,
+    /// Packets must not be fragmented on their way, as RFC 9715 section 3.1 asks of DNS servers.
+    pub dont_fragment: bool,
     /// Datagrams may say when they leave (`SO_TXTIME` on `CLOCK_MONOTONIC`), see [`UdpSocket::send_at`].
     pub departure_times: bool,
     /// The kernel's receive buffer, in bytes: 4 MiB are 5,000 small packets.
@@ -49,6 +52,7 @@ impl Default for Options {
             transparent: false,
             receive_timestamps: false,
             transmit_timestamps: false,
+            dont_fragment: false,
             departure_times: false,
             receive_buffer_bytes: 4 << 20,
             send_buffer_bytes: 4 << 20,
@@ -172,9 +176,11 @@ impl UdpSocket {
         }
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
-            set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)?;
+            let mode = if options.dont_fragment { libc::IPV6_PMTUDISC_PROBE } else { libc::IPV6_PMTUDISC_OMIT };
+            set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, mode)?;
         } else {
-            set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)?;
+            let mode = if options.dont_fragment { libc::IP_PMTUDISC_PROBE } else { libc::IP_PMTUDISC_OMIT };
+            set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode)?;
         }
         // The kernel cuts these down to its own maximum; that is not an error.
         for (bytes, force, plain) in [

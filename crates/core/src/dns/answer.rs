@@ -25,6 +25,9 @@ const MAX_ALIASED: usize = 12_000;
 /// Most records of proof that one answer carries: three for what it ends with, and one for each of some wildcards on the way.
 const MAX_PROOFS: usize = 8;
 
+/// Bytes of an OPT record without options.
+const OPT_FIXED: usize = 11;
+
 /// Longest OPT record: 11 bytes; NSID 4 + 63; cookie 4 + 24; client subnet 4 + 20; keepalive 4 + 2; error 4 + 2.
 const MAX_OPT: usize = 11 + 67 + 28 + 24 + 6 + 6;
 
@@ -88,7 +91,7 @@ impl<'a> Response<'a> {
     /// What a site answers, or the fallback; an empty answer where there is none of the type.
     pub fn site(&self, answers: &PreparedAnswers, out: Vec<u8>) -> Vec<u8> {
         let signed = self.signed();
-        self.build(out, OptRcode::NOERROR, |writer| {
+        self.build(out, OptRcode::NOERROR, None, |writer| {
             let Some(set) = answers.set(self.query.rtype()) else {
                 writer.set_authoritative();
                 return Ok(());
@@ -112,12 +115,12 @@ impl<'a> Response<'a> {
             Err(Full)
         };
         // NSID could make it outgrow the query; the option is repeated over TCP.
-        Response { identifier: "", ..*self }.build(out, OptRcode::NOERROR, fill)
+        Response { identifier: "", ..*self }.build(out, OptRcode::NOERROR, None, fill)
     }
 
     /// An answer that is only a code, with the question, and an extended error (RFC 8914) where the client has EDNS.
     pub fn error(&self, code: OptRcode, extended: Option<u16>, out: Vec<u8>) -> Vec<u8> {
-        self.build_with(out, code, extended, |_| Ok(()))
+        self.build(out, code, extended, |_| Ok(()))
     }
 
     fn signed(&self) -> bool {
@@ -125,8 +128,16 @@ impl<'a> Response<'a> {
     }
 
     fn zone<'z>(&self, zones: &'z ZoneSet, found: Match<'z>, out: Vec<u8>) -> Vec<u8> {
-        let mut code = OptRcode::NOERROR;
-        let mut writer = self.writer(out, code, None);
+        let opt = self.opt(OptRcode::NOERROR, None);
+        let mut writer = self.writer(out, &opt);
+        // What most ask for, without getting ready for the ways of all others.
+        if let MatchKind::Exact(node) = found.kind
+            && let Some(set) = found.zone.node_set(node, self.query.rtype())
+        {
+            writer.set_authoritative();
+            let filled = writer.push(set, writer.question(), self.signed());
+            return finish(writer, filled, OptRcode::NOERROR, &opt);
+        }
         let mut walk = Walk {
             zones,
             rtype: self.query.rtype(),
@@ -138,47 +149,26 @@ impl<'a> Response<'a> {
             seen: [0; MAX_ALIASES],
         };
         walk.rename(self.query.name());
+        let mut code = OptRcode::NOERROR;
         let filled = walk.follow(found, &mut writer, &mut code);
-        self.finish(writer, filled, code, None)
+        finish(writer, filled, code, &opt)
     }
 
-    fn build(&self, out: Vec<u8>, code: OptRcode, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Vec<u8> {
-        self.build_with(out, code, None, fill)
-    }
-
-    fn build_with(
+    fn build(
         &self,
         out: Vec<u8>,
         code: OptRcode,
         extended: Option<u16>,
         fill: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
     ) -> Vec<u8> {
-        let mut writer = self.writer(out, code, extended);
+        let opt = self.opt(code, extended);
+        let mut writer = self.writer(out, &opt);
         let filled = fill(&mut writer);
-        self.finish(writer, filled, code, extended)
+        finish(writer, filled, code, &opt)
     }
 
-    fn writer(&self, out: Vec<u8>, code: OptRcode, extended: Option<u16>) -> Writer<'a> {
-        let mut opt = [0; MAX_OPT];
-        let reserved = self.opt(code, extended, &mut opt).len();
-        Writer::new(self.query, out, self.limit() - reserved)
-    }
-
-    /// An answer that does not fit is emptied and gets TC (RFC 2181 section 9 lets a client ignore what is left anyway).
-    fn finish(
-        &self,
-        mut writer: Writer<'_>,
-        filled: Result<(), Full>,
-        code: OptRcode,
-        extended: Option<u16>,
-    ) -> Vec<u8> {
-        if filled.is_err() {
-            writer.clear();
-            writer.set_truncated();
-        }
-        writer.set_code(code);
-        let mut opt = [0; MAX_OPT];
-        writer.finish(self.opt(code, extended, &mut opt))
+    fn writer(&self, out: Vec<u8>, opt: &Opt) -> Writer<'a> {
+        Writer::new(self.query, out, self.limit() - opt.length)
     }
 
     fn limit(&self) -> usize {
@@ -190,42 +180,63 @@ impl<'a> Response<'a> {
     }
 
     /// The OPT record of the answer; empty for a query without one (RFC 6891 section 7).
-    fn opt<'b>(&self, code: OptRcode, extended: Option<u16>, buffer: &'b mut [u8; MAX_OPT]) -> &'b [u8] {
-        let Some(edns) = self.query.edns else { return &[] };
+    fn opt(&self, code: OptRcode, extended: Option<u16>) -> Opt {
+        let mut opt = Opt { bytes: [0; MAX_OPT], length: 0 };
+        let Some(edns) = self.query.edns else { return opt };
         let size = (MAX_ANSWER as u16).to_be_bytes();
         let flags = if edns.dnssec_ok { 0x80 } else { 0 };
-        buffer[..9].copy_from_slice(&[0, 0, 41, size[0], size[1], (code.to_int() >> 4) as u8, 0, flags, 0]);
-        let mut end = 11;
-        let mut add = |code: OptionCode, parts: &[&[u8]]| {
-            let length: usize = parts.iter().map(|part| part.len()).sum();
-            buffer[end..end + 2].copy_from_slice(&code.to_int().to_be_bytes());
-            buffer[end + 2..end + 4].copy_from_slice(&(length as u16).to_be_bytes());
-            end += 4;
-            for part in parts {
-                buffer[end..end + part.len()].copy_from_slice(part);
-                end += part.len();
-            }
-        };
+        opt.bytes[..9].copy_from_slice(&[0, 0, 41, size[0], size[1], (code.to_int() >> 4) as u8, 0, flags, 0]);
+        opt.length = OPT_FIXED;
         if edns.nsid && !self.identifier.is_empty() {
-            add(OptionCode::NSID, &[&self.identifier.as_bytes()[..self.identifier.len().min(63)]]);
+            opt.add(OptionCode::NSID, &[&self.identifier.as_bytes()[..self.identifier.len().min(63)]]);
         }
         if let (Some(asked), Some(server)) = (edns.cookie, &self.cookie) {
-            add(OptionCode::COOKIE, &[&asked[..CLIENT_COOKIE], server]);
+            opt.add(OptionCode::COOKIE, &[&asked[..CLIENT_COOKIE], server]);
         }
         if let Some(subnet) = edns.subnet {
             // RFC 7871 section 7.2.1: family, source prefix length and address are echoed; scope 0, for the answer is
             // right whatever the client's network is: a race measures the resolver.
-            add(OptionCode::CLIENT_SUBNET, &[&subnet[..3], &[0], &subnet[4..]]);
+            opt.add(OptionCode::CLIENT_SUBNET, &[&subnet[..3], &[0], &subnet[4..]]);
         }
         if let (true, Transport::Tcp { keepalive: Some(units) }) = (edns.keepalive, self.transport) {
-            add(OptionCode::TCP_KEEPALIVE, &[&units.to_be_bytes()]);
+            opt.add(OptionCode::TCP_KEEPALIVE, &[&units.to_be_bytes()]);
         }
         if let Some(extended) = extended {
-            add(OptionCode::EXTENDED_ERROR, &[&extended.to_be_bytes()]);
+            opt.add(OptionCode::EXTENDED_ERROR, &[&extended.to_be_bytes()]);
         }
-        buffer[9..11].copy_from_slice(&((end - 11) as u16).to_be_bytes());
-        &buffer[..end]
+        opt
     }
+}
+
+/// An OPT record in the making.
+struct Opt {
+    bytes: [u8; MAX_OPT],
+    length: usize,
+}
+
+impl Opt {
+    fn add(&mut self, code: OptionCode, parts: &[&[u8]]) {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut append = |part: &[u8]| {
+            self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
+            self.length += part.len();
+        };
+        append(&code.to_int().to_be_bytes());
+        append(&(length as u16).to_be_bytes());
+        parts.iter().for_each(|part| append(part));
+        let length = (self.length - OPT_FIXED) as u16;
+        self.bytes[OPT_FIXED - 2..OPT_FIXED].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// An answer that does not fit is emptied and gets TC (RFC 2181 section 9 lets a client ignore what is left anyway).
+fn finish(mut writer: Writer<'_>, filled: Result<(), Full>, code: OptRcode, opt: &Opt) -> Vec<u8> {
+    if filled.is_err() {
+        writer.clear();
+        writer.set_truncated();
+    }
+    writer.set_code(code);
+    writer.finish(&opt.bytes[..opt.length])
 }
 
 /// Extended errors, RFC 8914 section 4.

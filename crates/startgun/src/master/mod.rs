@@ -130,8 +130,13 @@ fn bind_shards(
     for index in 0..config.shards {
         let seed = startup::seed()?;
         let receive_buffer_bytes = config.queue_capacity * QUEUED_QUERY_BYTES;
-        let options =
-            Options { reuse_port: true, receive_timestamps: true, receive_buffer_bytes, ..Options::default() };
+        let options = Options {
+            reuse_port: true,
+            receive_timestamps: true,
+            dont_fragment: true,
+            receive_buffer_bytes,
+            ..Options::default()
+        };
         let bind = |key: &str, address: SocketAddr, options: Options| {
             UdpSocket::bind(address, options).map_err(|error| format!("{key} {address}: {error}"))
         };

@@ -11,7 +11,7 @@ use startgun_core::time::{LocalTime, Span};
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::CHALLENGE;
 use startgun_net::host_clock::HostClock;
-use startgun_net::poll::{Waker, wait};
+use startgun_net::poll::{MAX_DESCRIPTORS, Waker, wait};
 use startgun_net::udp::{Outgoing, ReceiveBatch, Received, SEND_BATCH, UdpSocket, shard_of_source};
 use std::collections::BTreeMap;
 use std::io;
@@ -204,7 +204,6 @@ impl ShardThread {
     fn run(mut self, challenge: &impl Fn(SocketAddr, &[u8])) {
         let mut batch = ReceiveBatch::new(BATCH);
         loop {
-            self.waker.clear();
             if self.take_inputs() {
                 return self.finish(&mut batch, challenge);
             }
@@ -300,6 +299,9 @@ impl ShardThread {
 
     /// Hands the kernel's transmit timestamps of replies to exchanges back to the machine.
     fn take_stamps(&mut self) {
+        if self.awaited_stamps.is_empty() {
+            return;
+        }
         let (awaited, shard) = (&mut self.awaited_stamps, &mut self.parts.shard);
         let _ = self.parts.fast.drain_transmit_timestamps(&self.clock, &mut |number, at| {
             if let Some((session, exchange)) = awaited.remove(&number) {
@@ -329,10 +331,16 @@ impl ShardThread {
     }
 
     fn sleep(&self) {
-        let mut descriptors = vec![self.waker.as_fd(), self.parts.fast.as_fd()];
-        descriptors.extend(self.parts.services.iter().map(AsFd::as_fd));
+        let own = [self.waker.as_fd(), self.parts.fast.as_fd()];
+        let services = self.parts.services.iter().map(AsFd::as_fd);
+        let mut descriptors = [own[0]; MAX_DESCRIPTORS];
+        let count = own.len() + self.parts.services.len();
+        descriptors.iter_mut().zip(own.into_iter().chain(services)).for_each(|(place, descriptor)| *place = descriptor);
+        let descriptors = &descriptors[..count];
         // A failed wait is an iteration that finds nothing.
-        let _ = wait(&descriptors, Some(self.deadline(self.snapshot_at)));
+        let _ = wait(descriptors, Some(self.deadline(self.snapshot_at)));
+        // Before the messages are looked for: who wakes later than this wakes the next wait.
+        self.waker.clear();
     }
 
     /// The machine's timer or `latest`, whichever comes first, as the kernel counts.
