@@ -5,6 +5,7 @@
 
 use domain::base::{MessageBuilder, Name, Rtype};
 use startgun_core::control::ForwardDelay;
+use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{Answers, RacedName, Record, ZoneSet};
 use startgun_core::master::{
     AgentView, Arrival, Delay, Output, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp, Transmit,
@@ -56,6 +57,10 @@ fn shard(service: &Arc<Service>, agents: u32, now: LocalTime) -> Shard {
         fallback_after: Span::from_millis(250),
         max_total_delay: Span::from_millis(300),
         races_per_source_per_s: 1_000_000,
+        responses_per_prefix_per_s: 0,
+        slip: 2,
+        cookies: CookieSecrets::default(),
+        even_delay: Vec::new(),
         sync_signal_interval: Span::from_secs(100_000),
     };
     let mut shard = Shard::new(config, now);

@@ -414,7 +414,9 @@ impl Agent {
             return Err(Refusal::TableFull);
         }
         self.limits.take(now, order.client)?;
-        let bytes = Response::new(&query, Transport::Udp, &self.config.site).site(&race.answers, Vec::new());
+        let bytes = Response::new(&query, Transport::Udp, &self.config.site)
+            .with_cookie(order.cookie)
+            .site(&race.answers, Vec::new());
 
         let key = key.unwrap_or_else(|| {
             self.next_key += 1;

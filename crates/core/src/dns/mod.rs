@@ -7,6 +7,7 @@
 //! sets are encoded when they are loaded (`set`), and an answer is mostly a copy (`writer`).
 
 pub mod answer;
+pub mod cookie;
 pub mod name;
 pub mod query;
 mod set;

@@ -12,6 +12,7 @@
 use super::WireError;
 use super::codec::{Reader, put_address};
 use crate::clock::host::UtcOnRace;
+use crate::dns::answer::SERVER_COOKIE;
 use crate::time::{RaceTime, Span};
 use std::net::SocketAddr;
 
@@ -56,6 +57,8 @@ pub struct Order<'a> {
     pub client: SocketAddr,
     /// The query as it came, at most [`MAX_RACED_QUERY`] bytes.
     pub query: &'a [u8],
+    /// The server cookie that the answer returns, for a query with a client cookie: only the master can make it.
+    pub cookie: Option<[u8; SERVER_COOKIE]>,
 }
 
 /// What became of an order.
@@ -203,7 +206,18 @@ impl Frame<'_> {
         let address = |address: &SocketAddr| if address.is_ipv4() { 7 } else { 19 };
         3 + match self {
             Frame::Order(order) => {
-                8 + 1 + 9 + 8 + 8 + 2 + address(&order.service) + address(&order.client) + 2 + order.query.len()
+                let cookie = order.cookie.map_or(0, |cookie| cookie.len());
+                8 + 1
+                    + 9
+                    + 8
+                    + 8
+                    + 2
+                    + address(&order.service)
+                    + address(&order.client)
+                    + 2
+                    + order.query.len()
+                    + 1
+                    + cookie
             }
             Frame::Receipt(_) => 18,
             Frame::SyncRequest { .. } | Frame::SyncReply { .. } => EXCHANGE_BODY,
@@ -238,6 +252,8 @@ impl<'a> Order<'a> {
         put_address(out, self.client);
         out.extend_from_slice(&(self.query.len() as u16).to_be_bytes());
         out.extend_from_slice(self.query);
+        out.push(u8::from(self.cookie.is_some()));
+        self.cookie.iter().for_each(|cookie| out.extend_from_slice(cookie));
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, WireError> {
@@ -261,6 +277,11 @@ impl<'a> Order<'a> {
                     return Err(WireError::TooLong { what: "query", length, most: MAX_RACED_QUERY });
                 }
                 reader.bytes(length)?
+            },
+            // An older master's order ends here.
+            cookie: match reader.u8().unwrap_or(0) {
+                0 => None,
+                _ => Some(*reader.bytes(SERVER_COOKIE)?.first_chunk().unwrap_or(&[0; SERVER_COOKIE])),
             },
         })
     }
@@ -343,13 +364,18 @@ mod tests {
             service: "198.51.100.53:53".parse().expect("an address"),
             client: "[2001:db8::1]:4242".parse().expect("an address"),
             query,
+            cookie: None,
         }
     }
 
     fn samples(query: &[u8]) -> Vec<Frame<'_>> {
         vec![
             Frame::Order(order(query)),
-            Frame::Order(Order { transmit: TransmitIdentifier::On(9), ..order(query) }),
+            Frame::Order(Order {
+                transmit: TransmitIdentifier::On(9),
+                cookie: Some([5; SERVER_COOKIE]),
+                ..order(query)
+            }),
             Frame::Order(Order { transmit: TransmitIdentifier::After(Span::from_millis(70)), ..order(query) }),
             Frame::Receipt(Receipt {
                 race: 4,

@@ -2,6 +2,7 @@
 
 use domain::base::{MessageBuilder, Name, Rtype};
 use startgun_core::agent::{AgentConfig, MasterConfig, MeshConfig};
+use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, Record, ZoneSet};
 use startgun_core::master::{RaceConfig, RosterConfig, Service, ShardConfig, SharedService};
 use startgun_core::time::{Epoch, Span};
@@ -108,6 +109,10 @@ pub(super) fn shard_config(
         fallback_after: own.fallback_after,
         max_total_delay: own.max_total_delay,
         races_per_source_per_s: RACES_PER_SOURCE_PER_S,
+        responses_per_prefix_per_s: 0,
+        slip: 2,
+        cookies: CookieSecrets::default(),
+        even_delay: Vec::new(),
         sync_signal_interval: own.sync_signal_interval,
     }
 }

@@ -13,6 +13,7 @@ use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_NAME_SERVERS, MAX_R
 use startgun_core::time::Span;
 use startgun_net::host_time::HostTimeOptions;
 
+use super::admission::{self, Admission};
 use super::agent::SITE;
 use super::clock::read_host_time;
 use super::host::{HostConfig, Listeners, Transport, read_host};
@@ -61,6 +62,10 @@ pub struct MasterConfig {
     pub max_total_delay: Span,
     /// Races per second and source prefix.
     pub races_per_source_per_s: u32,
+    /// Who gets how many answers.
+    pub admission: Admission,
+    /// The service addresses, by index, whose central answers are held for as long as a race takes.
+    pub even_delay: Vec<u16>,
     /// Where this host takes UTC from, which it tells agents.
     pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
@@ -102,6 +107,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let races_per_source_per_s =
         root.or("races_per_source_per_s", 100, |value| value.integer(1..=1_000_000, "races per second"));
 
+    let admission = admission::read(&root);
     let host_time = root.section("clock").map_or_else(HostTimeOptions::default, |section| {
         let host_time = read_host_time(&section);
         section.finish();
@@ -112,7 +118,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     listeners.add(&root, "control_listen", Transport::Tcp);
     listeners.add(&root, "fast_path_listen", Transport::Udp);
     listeners.add(&root, "http_listen", Transport::Tcp);
-    let service_addresses = read_services(&root, &mut listeners);
+    let (service_addresses, even_delay) = read_services(&root, &mut listeners);
     let mut records_left = RECORDS_MAX;
     let (zones, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
@@ -131,6 +137,8 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         fallback_after,
         max_total_delay,
         races_per_source_per_s,
+        admission,
+        even_delay,
         host_time,
         service_addresses,
         service: service?,
@@ -138,23 +146,28 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     })
 }
 
-fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> Vec<SocketAddr> {
+/// The service addresses, and which of them hold their central answers.
+fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> (Vec<SocketAddr>, Vec<u16>) {
     let sections = root.sections("service", MAX_SERVICES);
     if sections.is_empty() && root.value("service").is_none() {
         root.missing::<()>("service", "at least one [[service]] with the address that resolvers ask");
     }
-    let mut addresses = Vec::new();
+    let (mut addresses, mut even) = (Vec::new(), Vec::new());
     for section in sections {
+        let is_even = section.or("even_delay", false, |value| value.boolean());
         let address = section.required("address", "the IP address and port that resolvers ask", |value| {
             let why = "the service address is what the resolver asked, and agents answer from it";
             let address = value.exact_address(why)?;
             listeners.claim(&value, address, Transport::Both);
             Some(address)
         });
+        if is_even && address.is_some() {
+            even.push(addresses.len() as u16);
+        }
         addresses.extend(address);
         section.finish();
     }
-    addresses
+    (addresses, even)
 }
 
 /// The zones, and whether all of them could be read.

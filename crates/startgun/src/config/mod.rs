@@ -14,6 +14,7 @@
 //! The keys, their units, defaults and consequences are described in `docs/samples/master.toml` and `agent.toml`, which
 //! a test loads.
 
+mod admission;
 mod agent;
 mod clock;
 mod error;

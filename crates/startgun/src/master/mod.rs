@@ -15,6 +15,7 @@ use crate::{config, host_time, startup, status};
 use control::RosterHandle;
 use shards::{ShardInput, ShardParts, Shards};
 use startgun_core::clock::host::UtcOnRace;
+use startgun_core::dns::cookie::{CookieSecrets, SECRET};
 use startgun_core::histogram::Histogram;
 use startgun_core::master::{Roster, RosterConfig, Shard, ShardConfig, SharedService, Transmit};
 use startgun_core::time::{Epoch, RaceTime, Span};
@@ -51,7 +52,8 @@ pub fn run(path: &Path) -> Result<(), String> {
     let tls = ServerTls::load(&config.host.fleet).map_err(|error| error.to_string())?;
     startup::check_identity(&config.host.name, &tls.identity().name)?;
 
-    let parts = bind_shards(&config, &clock, epoch, &service)?;
+    let cookies = cookie_secrets(&config)?;
+    let parts = bind_shards(&config, &clock, epoch, &service, &cookies)?;
     let listeners = Listeners::bind(&config)?;
     let observer = SourceObserver::open(config.fast_path_listen.port(), CHALLENGE);
     if let Err(error) = &observer {
@@ -113,6 +115,27 @@ fn on_race(time: HostTime) -> UtcOnRace {
     UtcOnRace { at: RaceTime::of_master(at), utc_minus_race: utc_minus_local, bound, stated }
 }
 
+/// The secrets of server cookies: the operator's, or one of the master's own that outlives the process, so that a restart
+/// costs no resolver its cookie.
+fn cookie_secrets(config: &MasterConfig) -> Result<CookieSecrets, String> {
+    if let Some(secrets) = &config.admission.cookie_secrets {
+        return Ok(CookieSecrets::new(secrets.iter().copied()));
+    }
+    let path = config.host.state_dir.join("cookie.secret");
+    let known = std::fs::read(&path).ok().and_then(|bytes| bytes.first_chunk::<SECRET>().copied());
+    if let Some(secret) = known {
+        return Ok(CookieSecrets::new([secret]));
+    }
+    let seed = startup::seed()?;
+    let secret = *seed.first_chunk::<SECRET>().unwrap_or(&[0; SECRET]);
+    let kept = startup::state_directory(&config.host.state_dir, config.host.user.as_deref())
+        .and_then(|()| startup::write_atomically(&path, &secret).map_err(|error| error.to_string()));
+    if let Err(error) = kept {
+        tracing::warn!(path = %path.display(), error, "the secret of server cookies will not outlive this process");
+    }
+    Ok(CookieSecrets::new([secret]))
+}
+
 /// What a waiting query takes of a socket's receive buffer: 256 bytes of description and 512 of data, as the kernel counts
 /// them, rounded up.
 const QUEUED_QUERY_BYTES: usize = 832;
@@ -124,6 +147,7 @@ fn bind_shards(
     clock: &HostClock,
     epoch: Epoch,
     service: &SharedService,
+    cookies: &CookieSecrets,
 ) -> Result<Vec<ShardParts>, String> {
     let now = clock.now();
     let mut parts = Vec::new();
@@ -157,6 +181,10 @@ fn bind_shards(
                 fallback_after: config.fallback_after,
                 max_total_delay: config.max_total_delay,
                 races_per_source_per_s: config.races_per_source_per_s,
+                responses_per_prefix_per_s: config.admission.responses_per_prefix_per_s,
+                slip: config.admission.slip,
+                cookies: cookies.clone(),
+                even_delay: config.even_delay.clone(),
                 sync_signal_interval: SYNC_SIGNAL_INTERVAL,
             },
             now,

@@ -203,6 +203,7 @@ struct ShardThread {
 impl ShardThread {
     fn run(mut self, challenge: &impl Fn(SocketAddr, &[u8])) {
         let mut batch = ReceiveBatch::new(BATCH);
+        self.tell_wall_clock();
         loop {
             if self.take_inputs() {
                 return self.finish(&mut batch, challenge);
@@ -319,15 +320,26 @@ impl ShardThread {
             return;
         }
         self.snapshot_at = now + SNAPSHOT_INTERVAL;
+        self.tell_wall_clock();
         let shard = &self.parts.shard;
+        let mut counters = shard.counters();
+        let dropped: u64 = self.parts.services.iter().map(|socket| u64::from(socket.dropped())).sum();
+        counters.insert("queries_dropped_queue_full", dropped);
         let fresh = Snapshot {
-            counters: shard.counters(),
+            counters,
             open_races: shard.open_races(),
             predetermined_delays: shard.predetermined_delays(),
             spreads: shard.spreads().clone(),
             lateness: shard.lateness().clone(),
         };
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// Server cookies carry the time of day, to the second: twice a second is often enough.
+    fn tell_wall_clock(&mut self) {
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let unix_ns = i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX);
+        self.parts.shard.handle_wall_clock(self.clock.now(), unix_ns);
     }
 
     fn sleep(&self) {

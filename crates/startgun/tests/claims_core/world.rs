@@ -6,6 +6,7 @@
 use startgun_core::agent::{Agent, AgentConfig, Departure, DepartureOutcome, Limits, MasterConfig, OnBadClock, Output};
 use startgun_core::clock::ClockConfig;
 use startgun_core::control::{ForwardDelay, ToAgent};
+use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, Record, ZoneSet};
 use startgun_core::master::{
     AgentView, Arrival, Delay, Output as MasterOutput, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp,
@@ -207,6 +208,10 @@ impl World {
             fallback_after: Span::from_millis(250),
             max_total_delay: Span::from_millis(300),
             races_per_source_per_s: 1_000,
+            responses_per_prefix_per_s: 0,
+            slip: 2,
+            cookies: CookieSecrets::default(),
+            even_delay: Vec::new(),
             sync_signal_interval: Span::from_secs(3_600),
         };
         let mut world = World {

@@ -139,6 +139,7 @@ impl HandMaster {
             service: self.service,
             client,
             query,
+            cookie: None,
         };
         self.say(&Frame::Order(order));
         self.races

@@ -222,6 +222,7 @@ impl Bench {
             service: service(),
             client: client(),
             query,
+            cookie: None,
         }
     }
 

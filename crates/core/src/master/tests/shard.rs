@@ -2,5 +2,6 @@
 
 mod admission;
 mod bench;
+mod cookies;
 mod identifiers;
 mod races;
