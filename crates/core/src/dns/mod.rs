@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod name;
 pub mod query;
+pub mod sign;
 pub mod zone;
 
 pub use answer::{MAX_ANSWER, Response};
