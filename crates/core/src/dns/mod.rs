@@ -11,6 +11,7 @@ pub mod cookie;
 pub mod name;
 pub mod query;
 mod set;
+pub mod sign;
 pub mod site;
 mod writer;
 pub mod zone;
