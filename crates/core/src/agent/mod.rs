@@ -40,6 +40,9 @@ pub const MAX_PENDING: usize = 65_536;
 /// How long an order for a signal is held before it expires; also the longest a finished race is remembered, so that
 /// an order of a lower revision that was overtaken changes nothing.
 pub const HOLD: Span = Span::from_secs(2);
+/// How long a receipt waits for others: a master under load hears of fifty departures in one datagram instead of one.
+/// What it waits for is a quarter of a second away (`fallback_after`), or, when all agents refuse, worth 5 ms.
+const RECEIPT_DELAY: Span = Span::from_millis(5);
 /// Least time between two reports.
 const REPORT_INTERVAL: Span = Span::from_secs(1);
 
@@ -148,6 +151,8 @@ pub struct Agent {
     counters: Counters,
     outputs: VecDeque<Output>,
     report_at: LocalTime,
+    /// When the receipts that were gathered are sent.
+    receipts_at: Option<LocalTime>,
     mesh: Mesh,
     paths_at: LocalTime,
     plain: Vec<u8>,
@@ -174,6 +179,7 @@ impl Agent {
             counters: Counters::new(),
             outputs: VecDeque::new(),
             report_at: now,
+            receipts_at: None,
             plain: Vec::new(),
         }
     }
@@ -561,9 +567,15 @@ impl Agent {
         lateness: Span,
     ) {
         let receipt = Receipt { race, revision, outcome, lateness };
-        if let Some((to, bytes)) = self.links[master].seal_receipt(now, receipt) {
-            self.outputs.push_back(Output::Send { to, bytes, exchange: None });
-        }
+        let full = self.links[master].gather_receipt(receipt);
+        self.outputs.extend(full.map(|(to, bytes)| Output::Send { to, bytes, exchange: None }));
+        self.receipts_at.get_or_insert(now + RECEIPT_DELAY);
+    }
+
+    fn send_receipts(&mut self, now: LocalTime) {
+        self.receipts_at = None;
+        let datagrams = self.links.iter_mut().flat_map(|link| link.take_receipts(now));
+        self.outputs.extend(datagrams.map(|(to, bytes)| Output::Send { to, bytes, exchange: None }));
     }
 
     /// The kernel's transmit timestamp of a datagram that belonged to an exchange.
@@ -585,6 +597,9 @@ impl Agent {
         }
         while let Some((to, bytes, session, exchange)) = self.mesh.poll_request(now) {
             self.outputs.push_back(Output::Send { to, bytes, exchange: Some(Stamped::PeerRequest(session, exchange)) });
+        }
+        if self.receipts_at.is_some_and(|at| now >= at) {
+            self.send_receipts(now);
         }
         if now >= self.paths_at {
             self.paths_at = now + PATHS_INTERVAL;
@@ -626,7 +641,11 @@ impl Agent {
         let exchange = requests.min().map(|at| (at, Timer::Exchange));
         let paths = self.config.mesh.is_some().then_some((self.paths_at, Timer::Report));
         let expiry = self.expiries.first_key_value().map(|((at, _), ())| (*at, Timer::Expiry));
-        [exchange, expiry, paths, Some((self.report_at, Timer::Report))].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let receipts = self.receipts_at.map(|at| (at, Timer::Receipts));
+        [exchange, expiry, paths, receipts, Some((self.report_at, Timer::Report))]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// What is to be done next; `None` when everything was handed out.
@@ -680,6 +699,8 @@ pub enum Timer {
     Exchange,
     /// When to forget a race.
     Expiry,
+    /// When to send receipts.
+    Receipts,
     /// When to report, or to tell what was measured of the mesh's paths.
     Report,
 }

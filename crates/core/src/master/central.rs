@@ -28,7 +28,7 @@ pub fn answer(
         Lookup::Raced(index) => match service.races[usize::from(index)].serves(query.rtype()) {
             true => Err(index),
             // Nobody serves this type: there is nothing to race for, and nothing to be validated for.
-            false => Ok(response.unraced(&service.zones, buffer())),
+            false => Ok(fallback(service, index, response, query, buffer())),
         },
         lookup => Ok(response.central(&service.zones, lookup, buffer())),
     }

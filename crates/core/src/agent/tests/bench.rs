@@ -123,6 +123,8 @@ impl Bench {
     }
 
     pub(super) fn drain(&mut self) -> Vec<Output> {
+        // Receipts wait for others for a while; here they are looked at one by one.
+        self.agent.send_receipts(self.now);
         core::iter::from_fn(|| self.agent.poll_output()).collect()
     }
 
