@@ -19,9 +19,9 @@
 //! too early. So a service address may hold its central answers for as long as its races take.
 
 mod agents;
-mod buffers;
 mod counters;
 mod held;
+mod outbox;
 mod races;
 
 use super::{Service, SharedService, Slot, Stamp, Transmit, central};
@@ -36,12 +36,12 @@ use crate::wire::frame::MAX_RACED_QUERY;
 use crate::wire::{Frame, Receipt, ReceiptOutcome, SessionId};
 pub use agents::AgentView;
 use agents::Agents;
-use buffers::Buffers;
 use counters::{Counts, Kind};
 use domain::base::iana::OptRcode;
 use held::Held;
+use outbox::Outbox;
 use races::{Key, Opened, Ordered, Races, Repeat};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -169,7 +169,6 @@ pub struct Shard {
     /// The service behind a count of references of the shard's own: one that all shards change would travel between
     /// their processors' caches with every query.
     service: Arc<SharedService>,
-    buffers: Buffers,
     agents: Agents,
     races: Races,
     validated: BTreeMap<IpAddr, LocalTime>,
@@ -189,7 +188,7 @@ pub struct Shard {
     counts: Counts,
     /// Lateness by agent, from its receipts; an entry goes with its agent. At most [`super::MAX_AGENTS`] of 1.6 KB.
     lateness: BTreeMap<Slot, Histogram>,
-    outputs: VecDeque<Output>,
+    out: Outbox,
     plain: Vec<u8>,
 }
 
@@ -197,7 +196,6 @@ impl Shard {
     /// A shard without agents. `now` starts its timers.
     pub fn new(config: ShardConfig, now: LocalTime) -> Self {
         Shard {
-            buffers: Buffers::default(),
             agents: Agents::new(config.shard, config.epoch, config.service.clone(), config.max_total_delay),
             races: Races::new(config.shard, config.seed, now),
             validated: BTreeMap::new(),
@@ -213,7 +211,7 @@ impl Shard {
             utc: None,
             counts: Counts::new(),
             lateness: BTreeMap::new(),
-            outputs: VecDeque::new(),
+            out: Outbox::default(),
             plain: Vec::new(),
             service: Arc::new(Arc::clone(&config.service)),
             config,
@@ -227,7 +225,7 @@ impl Shard {
             Verdict::Ignore => self.counts.count(Kind::Ignored),
             Verdict::Error(code) => {
                 self.counts.count(Kind::Malformed);
-                let out = self.buffers.take();
+                let out = self.out.buffer();
                 self.reply(&arrival, answer::error(arrival.bytes, code, out));
             }
             Verdict::Query(query) => self.handle_query(now, &arrival, &query),
@@ -236,7 +234,7 @@ impl Shard {
 
     /// Takes a buffer of an [`Output`] back.
     pub fn recycle(&mut self, bytes: Vec<u8>) {
-        self.buffers.give(bytes);
+        self.out.give(bytes);
     }
 
     fn handle_query(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>) {
@@ -246,10 +244,10 @@ impl Shard {
         let response =
             Response::new(query, Transport::Udp, &service.master).with_cookie(cookie.map(|cookie| cookie.server));
         let limited = self.config.responses_per_prefix_per_s > 0 && !has_cookie;
-        let index = match central::answer(&service, &response, query, || self.buffers.take()) {
+        let index = match central::answer(&service, &response, query, || self.out.buffer()) {
             Err(index) => index,
             Ok(bytes) if limited && !self.response_rate.take(now, Prefix::from(arrival.source.ip())) => {
-                self.buffers.give(bytes);
+                self.out.give(bytes);
                 return self.answer_over_rate(now, arrival, &response, self.config.slip);
             }
             Ok(bytes) => {
@@ -290,7 +288,7 @@ impl Shard {
     /// Answers a source that may be forged so that a real one can prove itself: with a cookie to come back with
     /// (RFC 7873 section 5.2.3), or else with TC.
     fn ask_for_proof(&mut self, now: LocalTime, arrival: &Arrival<'_>, response: &Response<'_>, knows_cookies: bool) {
-        let out = self.buffers.take();
+        let out = self.out.buffer();
         let bytes = match knows_cookies {
             true => {
                 self.counts.count(Kind::BadCookie);
@@ -311,7 +309,7 @@ impl Shard {
             return self.counts.count(Kind::DroppedRate);
         }
         self.counts.count(Kind::Truncated);
-        let out = self.buffers.take();
+        let out = self.out.buffer();
         let bytes = response.truncated(out);
         self.reply_evenly(now, arrival, bytes);
     }
@@ -375,7 +373,7 @@ impl Shard {
             return 0;
         };
         let rtype = self.races.subject(race).1;
-        let (sent, withheld) = self.agents.order(&order, rtype, &mut self.buffers, &mut self.outputs);
+        let (sent, withheld) = self.agents.order(&order, rtype, &mut self.out);
         let by_after = sent.iter().filter(|(_, ordered)| *ordered == Ordered::After).count() as u64;
         self.counts.add(Kind::Orders, sent.len() as u64);
         self.counts.add(Kind::OrdersByAfter, by_after);
@@ -386,13 +384,13 @@ impl Shard {
 
     fn answer_by_fallback(&mut self, asked: &Asked<'_>, index: u16) {
         self.counts.count(Kind::Fallback);
-        let out = self.buffers.take();
+        let out = self.out.buffer();
         let bytes = fallback(&self.config.service, asked.query, index, asked.cookie, out);
         self.reply(asked.arrival, bytes);
     }
 
     fn reply(&mut self, arrival: &Arrival<'_>, bytes: Vec<u8>) {
-        self.outputs.push_back(Output::Reply { service: arrival.service, to: arrival.source, bytes });
+        self.out.push(Output::Reply { service: arrival.service, to: arrival.source, bytes });
     }
 
     /// A central answer, held where the service address asks for it.
@@ -401,8 +399,8 @@ impl Shard {
         let due = held.map(|delay| arrival.received_at + delay).filter(|due| *due > now);
         let output = Output::Reply { service: arrival.service, to: arrival.source, bytes };
         match due {
-            Some(due) => self.outputs.extend(self.held.hold(due, output)),
-            None => self.outputs.push_back(output),
+            Some(due) => self.held.hold(due, output).into_iter().for_each(|output| self.out.push(output)),
+            None => self.out.push(output),
         }
     }
 
@@ -424,6 +422,29 @@ impl Shard {
                 self.validated.remove(&oldest);
             }
         }
+    }
+
+    /// Another configuration takes the place of the present one: of the same shard, epoch and service addresses, its service
+    /// one that succeeds the present ([`Service::succeed`]). Races that are open go on.
+    pub fn handle_config(&mut self, config: ShardConfig) {
+        debug_assert_eq!(config.service_addresses, self.config.service_addresses);
+        let rate = |own: &PrefixRate, before: u32, now: u32, seed| match before == now {
+            true => own.clone(),
+            false => PrefixRate::new(now, seed),
+        };
+        let before = &self.config;
+        self.race_rate =
+            rate(&self.race_rate, before.races_per_source_per_s, config.races_per_source_per_s, config.seed);
+        self.response_rate = rate(
+            &self.response_rate,
+            before.responses_per_prefix_per_s,
+            config.responses_per_prefix_per_s,
+            config.seed.wrapping_add(2),
+        );
+        self.agents.replace_service(config.service.clone(), config.max_total_delay);
+        self.service = Arc::new(Arc::clone(&config.service));
+        self.config = config;
+        self.note_delays();
     }
 
     /// Where UTC lies on this master's timeline, by a keeper that can be believed; `None` when there is none any more. It
@@ -461,7 +482,7 @@ impl Shard {
             let Some((id, races, agents)) = waits.then(|| self.races.fire(index as u16, now)).flatten() else {
                 continue;
             };
-            self.agents.signal(id, agents.iter().copied(), &mut self.buffers, &mut self.outputs);
+            self.agents.signal(id, agents.iter().copied(), &mut self.out);
             self.counts.count(Kind::SignalsSent);
             signalled.races += races;
             signalled.agents.extend(agents);
@@ -484,8 +505,7 @@ impl Shard {
                                 received,
                                 RaceTime::of_master(now),
                                 source,
-                                &mut self.buffers,
-                                &mut self.outputs,
+                                &mut self.out,
                             );
                             self.counts.count(Kind::Exchanges);
                         }
@@ -520,9 +540,9 @@ impl Shard {
         if let Verdict::Query(query) = Query::parse(arrival.bytes) {
             self.counts.count(kind);
             self.counts.count(Kind::Fallback);
-            let out = self.buffers.take();
+            let out = self.out.buffer();
             let bytes = fallback(&self.config.service, &query, index, cookie, out);
-            self.outputs.push_back(Output::Reply { service: arrival.service, to: arrival.source, bytes });
+            self.out.push(Output::Reply { service: arrival.service, to: arrival.source, bytes });
         }
     }
 
@@ -534,7 +554,9 @@ impl Shard {
     /// The shard is about to end: nobody will fire signals any more, so races that wait for one are answered now.
     pub fn handle_stop(&mut self) {
         self.races.waiting().into_iter().for_each(|race| self.answer_unsignalled(race));
-        self.outputs.extend(std::iter::from_fn(|| self.held.pop_due(LocalTime::MAX)));
+        while let Some(output) = self.held.pop_due(LocalTime::MAX) {
+            self.out.push(output);
+        }
     }
 
     /// The kernel's transmit timestamp of a reply to an exchange.
@@ -544,11 +566,13 @@ impl Shard {
 
     /// Runs every timer that is due.
     pub fn handle_timeout(&mut self, now: LocalTime) {
-        self.outputs.extend(std::iter::from_fn(|| self.held.pop_due(now)));
+        while let Some(output) = self.held.pop_due(now) {
+            self.out.push(output);
+        }
         while let Some((race, due)) = self.races.pop_due(now) {
             match due {
                 races::Due::Signal => {
-                    self.agents.signal(race, self.races.awaited(race), &mut self.buffers, &mut self.outputs);
+                    self.agents.signal(race, self.races.awaited(race), &mut self.out);
                     self.counts.count(Kind::SignalsSent);
                 }
                 races::Due::Unsignalled => self.answer_unsignalled(race),
@@ -561,7 +585,7 @@ impl Shard {
         if now >= self.sync_signal_at {
             self.sync_signal_at = now + self.config.sync_signal_interval;
             if self.config.shard == 0 {
-                self.agents.sync_signal(RaceTime::of_master(now), self.utc, &mut self.buffers, &mut self.outputs);
+                self.agents.sync_signal(RaceTime::of_master(now), self.utc, &mut self.out);
             }
         }
     }
@@ -575,10 +599,10 @@ impl Shard {
 
     /// What is to be done next. Draining also seals the orders that were gathered for each agent.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty() {
-            self.agents.flush(&mut self.buffers, &mut self.outputs);
+        if self.out.is_empty() {
+            self.agents.flush(&mut self.out);
         }
-        self.outputs.pop_front()
+        self.out.pop()
     }
 
     /// What was counted since the start, what never happened left out.

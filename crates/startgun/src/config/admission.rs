@@ -43,9 +43,6 @@ pub(super) fn read(root: &Section<'_>) -> Admission {
 
 fn read_secrets(value: &Value<'_>) -> Option<Vec<[u8; SECRET]>> {
     let path = value.path()?;
-    if !value.document.checks_host {
-        return Some(Vec::new());
-    }
     let text = match bounded_text(&path) {
         Ok(text) => text,
         Err(found) => return value.fault(format!("{} and {found}", path.display()), SECRETS),

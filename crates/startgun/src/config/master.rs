@@ -76,6 +76,16 @@ pub struct MasterConfig {
     pub record_count: usize,
 }
 
+impl MasterConfig {
+    /// Makes 0 shards one per core.
+    pub fn settle_shards(&mut self) {
+        if self.shards == 0 {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            self.shards = cores.min(usize::from(SHARDS_MAX)) as u8;
+        }
+    }
+}
+
 impl fmt::Display for MasterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sites: BTreeSet<&String> = self.service.races.iter().flat_map(|race| race.sites.keys()).collect();

@@ -35,7 +35,7 @@ use std::path::Path;
 pub use agent::{AgentConfig, MasterLink};
 pub use error::ConfigError;
 pub use host::HostConfig;
-pub use master::{MasterConfig, SHARDS_MAX};
+pub use master::MasterConfig;
 use reader::{Document, Section};
 
 /// Largest configuration or zone file, in bytes: 65,536 records at 256 bytes each.

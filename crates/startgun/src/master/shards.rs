@@ -6,7 +6,7 @@
 
 use startgun_core::clock::host::UtcOnRace;
 use startgun_core::histogram::Histogram;
-use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, Signalled, Slot};
+use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Signalled, Slot};
 use startgun_core::time::{LocalTime, Span};
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::CHALLENGE;
@@ -50,6 +50,8 @@ pub(super) enum ShardInput {
     Validated(IpAddr),
     /// Where UTC lies on this host's clock; nothing where no keeper of it can be believed.
     Utc(Option<UtcOnRace>),
+    /// Another configuration takes the place of the present one.
+    Config(Box<ShardConfig>),
     /// Somebody fires the signal of this name, and wants to know what that reached.
     Signal(Arc<str>, oneshot::Sender<Signalled>),
     /// End.
@@ -83,6 +85,13 @@ impl Shards {
     pub(super) fn tell_all(&self, input: impl Fn() -> ShardInput) {
         for mailbox in self.0.iter() {
             mailbox.tell(input());
+        }
+    }
+
+    /// Gives each shard its configuration, by its number.
+    pub(super) fn configure(&self, config: impl Fn(u8) -> ShardConfig) {
+        for (mailbox, shard) in self.0.iter().zip(0..) {
+            mailbox.tell(ShardInput::Config(Box::new(config(shard))));
         }
     }
 
@@ -249,6 +258,7 @@ impl ShardThread {
                 Ok(ShardInput::Agent(view)) => self.parts.shard.handle_agent(*view),
                 Ok(ShardInput::AgentGone(slot)) => self.parts.shard.handle_agent_gone(slot),
                 Ok(ShardInput::Validated(source)) => self.parts.shard.handle_validated(self.clock.now(), source),
+                Ok(ShardInput::Config(config)) => self.parts.shard.handle_config(*config),
                 Ok(ShardInput::Utc(utc)) => self.parts.shard.handle_utc(utc),
                 Ok(ShardInput::Signal(name, reply)) => {
                     let _ = reply.send(self.parts.shard.handle_signal(self.clock.now(), &name));

@@ -3,8 +3,9 @@
 //! A client that has completed a query over TCP has shown that it receives what is sent to its address; the shard that
 //! its queries are steered to is told, and lets it race.
 
+use super::reload::Current;
 use super::shards::{ShardInput, Shards};
-use startgun_core::master::{SharedService, central};
+use startgun_core::master::central;
 use startgun_core::rate::Prefix;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -61,14 +62,14 @@ impl Drop for Place {
 }
 
 /// Serves one service address until the process ends.
-pub(super) async fn serve(listener: TcpListener, service: SharedService, shards: Shards, connections: Connections) {
+pub(super) async fn serve(listener: TcpListener, current: Current, shards: Shards, connections: Connections) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let Some(place) = connections.enter(peer.ip()) else { continue };
-                let (service, shards) = (service.clone(), shards.clone());
+                let (current, shards) = (current.clone(), shards.clone());
                 tokio::task::spawn_local(async move {
-                    let _ = connection(stream, peer, &service, &shards).await;
+                    let _ = connection(stream, peer, &current, &shards).await;
                     drop(place);
                 });
             }
@@ -80,7 +81,7 @@ pub(super) async fn serve(listener: TcpListener, service: SharedService, shards:
 async fn connection(
     mut stream: TcpStream,
     peer: SocketAddr,
-    service: &SharedService,
+    current: &Current,
     shards: &Shards,
 ) -> std::io::Result<()> {
     let _ = stream.set_nodelay(true);
@@ -92,7 +93,7 @@ async fn connection(
             stream.read_exact(&mut query).await
         };
         tokio::time::timeout(IDLE_TIMEOUT, read).await??;
-        let Some(answer) = central::answer_tcp(service, &query, None, Vec::new()) else { return Ok(()) };
+        let Some(answer) = central::answer_tcp(&current.service(), &query, None, Vec::new()) else { return Ok(()) };
         shards.tell_owner(peer.ip(), ShardInput::Validated(peer.ip()));
         let mut bytes = Vec::with_capacity(2 + answer.len());
         bytes.extend_from_slice(&(answer.len() as u16).to_be_bytes());

@@ -189,6 +189,15 @@ impl ZoneSet {
         ZoneSet::new(zones)
     }
 
+    /// Gives races other indices. Zones that somebody else holds as well are copied.
+    pub fn renumber(&mut self, index: impl Fn(u16) -> u16) {
+        for zone in &mut self.zones {
+            if zone.nodes.iter().any(|node| node.race.is_some_and(|race| index(race) != race)) {
+                Arc::make_mut(zone).nodes.iter_mut().for_each(|node| node.race = node.race.map(&index));
+            }
+        }
+    }
+
     /// The zones.
     pub fn zones(&self) -> &[Arc<Zone>] {
         &self.zones

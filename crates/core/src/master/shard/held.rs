@@ -26,7 +26,8 @@ impl Held {
 
     /// The next answer that is due.
     pub(super) fn pop_due(&mut self, now: LocalTime) -> Option<Output> {
-        self.0.pop_front_if(|(due, _)| *due <= now).map(|(_, output)| output)
+        let is_due = self.0.front().is_some_and(|(due, _)| *due <= now);
+        if is_due { self.0.pop_front().map(|(_, output)| output) } else { None }
     }
 
     /// When the next answer is due.

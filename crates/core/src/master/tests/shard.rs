@@ -5,3 +5,4 @@ mod bench;
 mod cookies;
 mod identifiers;
 mod races;
+mod reload;
