@@ -28,7 +28,7 @@ fn service() -> Arc<Service> {
     let record = |owner: &str, rtype, data: &[u8]| Record { owner: name(owner), rtype, ttl_s: 300, data: data.into() };
     let soa = [b"\x02ns\x04test\x00\x04host\x04test\x00".as_slice(), &[0; 20]].concat();
     let records = [record("test", Rtype::SOA, &soa), record("plain.test", Rtype::A, &[192, 0, 2, 1])];
-    let races = [RacedName { name: name("*.race.test"), index: 0, is_referral: false }];
+    let races = [RacedName { name: name("*.race.test"), index: 0, types: vec![], is_referral: false }];
     let zones = ZoneSet::build([(name("test"), records.to_vec())], &races).unwrap_or_else(|error| panic!("{error}"));
     let addresses = |last| Answers { a: vec![Ipv4Addr::new(198, 18, 1, last)], ..Answers::default() };
     let race = RaceConfig {

@@ -314,6 +314,8 @@ fn order_by_hand(world: &World, transmit: TransmitIdentifier, query: &'static [u
         client: client(),
         query,
         cookie: None,
+        proof: &[],
+        proof_count: 0,
     }
 }
 

@@ -20,6 +20,7 @@ mod readiness;
 use crate::clock::host::HostTime;
 use crate::clock::{ClockConfig, Reading, Update};
 use crate::control::{AgentReport, MeshFigures, MeshSalt, StandDown, ToAgent, ToMaster};
+use crate::dns::answer::Proven;
 use crate::dns::answer::{Response, Transport};
 use crate::dns::query::{Query, Verdict};
 use crate::playbook::{LatePolicy, PreparedPlaybook};
@@ -153,6 +154,7 @@ pub struct Agent {
     report_at: LocalTime,
     /// When the receipts that were gathered are sent.
     receipts_at: Option<LocalTime>,
+    unix_minus_local_ns: Option<i64>,
     mesh: Mesh,
     paths_at: LocalTime,
     plain: Vec<u8>,
@@ -180,6 +182,7 @@ impl Agent {
             outputs: VecDeque::new(),
             report_at: now,
             receipts_at: None,
+            unix_minus_local_ns: None,
             plain: Vec::new(),
         }
     }
@@ -254,6 +257,11 @@ impl Agent {
     /// counts for ten seconds.
     pub fn handle_host_time(&mut self, time: Option<HostTime>) {
         self.links.iter_mut().for_each(|link| link.clock_mut().handle_host_time(time));
+    }
+
+    /// What this host's clock for the time of day shows, in nanoseconds since 1970: signatures end by it.
+    pub fn handle_wall_clock(&mut self, now: LocalTime, unix_ns: i64) {
+        self.unix_minus_local_ns = Some(unix_ns - now.as_nanos());
     }
 
     /// This host's own clock stepped, or stood still while it was suspended: nothing that was measured by it holds, and
@@ -413,6 +421,11 @@ impl Agent {
         if !race.covers(query.name()) || !race.answers.serve(query.rtype()) {
             return Err(Refusal::UnknownName);
         }
+        // Without a time of day nothing is known to end; the master's own signatures are of the same age.
+        let unix_s = self.unix_minus_local_ns.map(|offset| (now.as_nanos() + offset).div_euclid(1_000_000_000) as u32);
+        if unix_s.is_some_and(|unix_s| !race.answers.hold(unix_s, race.ttl_s)) {
+            return Err(Refusal::SignatureEnds);
+        }
         let (at, transmit_at) = self.instant(now, received_at, master, order.transmit)?;
         let late_after = (!matches!(order.transmit, TransmitIdentifier::On(_))).then_some(race.late_tolerance);
         let latest = late_after.filter(|_| race.late == LatePolicy::Drop).map(|tolerance| at + tolerance);
@@ -420,9 +433,11 @@ impl Agent {
             return Err(Refusal::TableFull);
         }
         self.limits.take(now, order.client)?;
-        let bytes = Response::new(&query, Transport::Udp, &self.config.site)
-            .with_cookie(order.cookie)
-            .site(&race.answers, Vec::new());
+        let bytes = Response::new(&query, Transport::Udp, &self.config.site).with_cookie(order.cookie).site(
+            &race.answers,
+            &Proven { records: order.proof.to_vec(), count: order.proof_count },
+            Vec::new(),
+        );
 
         let key = key.unwrap_or_else(|| {
             self.next_key += 1;

@@ -88,8 +88,27 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// What a site answers, or the fallback; an empty answer where there is none of the type.
-    pub fn site(&self, answers: &PreparedAnswers, out: Vec<u8>) -> Vec<u8> {
+    /// What must be proven beside a raced answer that comes from a wildcard, where its zone is signed and the client wants to
+    /// know: records for the authority section, for [`Response::site`] of whoever answers. Nothing for all other queries.
+    pub fn raced_proof(&self, zones: &ZoneSet, out: Vec<u8>) -> Proven {
+        let found = self.signed().then(|| zones.unraced(self.query.name(), self.query.rtype())).flatten();
+        match found.map(|found| (found.zone, found.kind)) {
+            Some((zone, MatchKind::Wildcard { encloser, .. })) if zone.is_signed() => {
+                let proof = zone.prove_wildcard(self.query.name(), encloser);
+                let mut writer = Writer::new(self.query, out, MAX_ANSWER);
+                for (owner, set) in proof.iter().flatten() {
+                    // An answer with less proof than it needs is refused by whoever wanted it; there is no better one.
+                    let _ = writer.push_apart(owner, *set);
+                }
+                writer.into_records()
+            }
+            _ => Proven::default(),
+        }
+    }
+
+    /// What a site answers, or the fallback; an empty answer where there is none of the type. `proven` is
+    /// [`Response::raced_proof`]'s.
+    pub fn site(&self, answers: &PreparedAnswers, proven: &Proven, out: Vec<u8>) -> Vec<u8> {
         let signed = self.signed();
         self.build(out, OptRcode::NOERROR, None, |writer| {
             let Some(set) = answers.set(self.query.rtype()) else {
@@ -98,7 +117,9 @@ impl<'a> Response<'a> {
             };
             if set.rtype != Rtype::NS {
                 writer.set_authoritative();
-                return writer.push(set, writer.question(), signed);
+                writer.push(set, writer.question(), signed)?;
+                writer.enter(Section::Authority);
+                return writer.push_records(&proven.records, proven.count);
             }
             writer.enter(Section::Authority);
             writer.push(set, owner_of(writer.question(), set), signed)?;
@@ -237,6 +258,15 @@ fn finish(mut writer: Writer<'_>, filled: Result<(), Full>, code: OptRcode, opt:
     }
     writer.set_code(code);
     writer.finish(&opt.bytes[..opt.length])
+}
+
+/// Encoded records that stand at any place of a message with the same question.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proven {
+    /// One after the other; names in them point into the question only.
+    pub records: Vec<u8>,
+    /// How many.
+    pub count: u8,
 }
 
 /// Extended errors, RFC 8914 section 4.

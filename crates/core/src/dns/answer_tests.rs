@@ -55,14 +55,16 @@ fn section(message: &Message<Vec<u8>>) -> Vec<String> {
 
 fn site(a: Vec<Ipv4Addr>) -> PreparedAnswers {
     let answers = Answers { a, ..Answers::default() };
-    answers.prepare(&"www.cdn.test".parse().expect("a name"), 30).expect("names")
+    answers.prepare(&"www.cdn.test".parse().expect("a name"), 30, &[]).expect("names")
 }
 
 #[test]
 fn a_site_answers_with_id_question_case_and_identifier_echoed() {
     let packet = query_bytes("wWw.CdN.tEsT", Rtype::A, Some(1232));
     let answers = site(vec![Ipv4Addr::new(192, 0, 2, 7)]);
-    let bytes = with_query(&packet, |query| Response::new(query, Transport::Udp, "tokyo").site(&answers, Vec::new()));
+    let bytes = with_query(&packet, |query| {
+        Response::new(query, Transport::Udp, "tokyo").site(&answers, &Proven::default(), Vec::new())
+    });
     let message = Message::from_octets(bytes).expect("a message");
     assert_eq!(message.header().id(), 0x1234);
     assert!(message.header().aa() && message.header().qr() && message.header().rd());
@@ -132,7 +134,9 @@ fn an_answer_that_does_not_fit_is_emptied_and_marked() {
         (None, Transport::Tcp { keepalive: None }, true),
     ] {
         let packet = query_bytes("www.cdn.test", Rtype::A, size);
-        let bytes = with_query(&packet, |query| Response::new(query, transport, "m1").site(&answers, Vec::new()));
+        let bytes = with_query(&packet, |query| {
+            Response::new(query, transport, "m1").site(&answers, &Proven::default(), Vec::new())
+        });
         let message = Message::from_octets(bytes).expect("a message");
         assert_eq!(message.header().tc(), !fits);
         assert_eq!(message.header_counts().ancount(), if fits { 100 } else { 0 });

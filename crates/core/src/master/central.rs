@@ -9,7 +9,7 @@ use domain::base::iana::OptRcode;
 /// The answer to a raced name without a race: the fallback's addresses with a short time to live.
 pub fn fallback(service: &Service, index: u16, response: &Response<'_>, query: &Query<'_>, out: Vec<u8>) -> Vec<u8> {
     match service.fallbacks.get(usize::from(index)).filter(|fallback| fallback.serve(query.rtype())) {
-        Some(fallback) => response.site(fallback, out),
+        Some(fallback) => response.site(fallback, &response.raced_proof(&service.zones, Vec::new()), out),
         None => response.unraced(&service.zones, out),
     }
 }

@@ -8,9 +8,11 @@ pub mod central;
 mod mesh;
 mod roster;
 mod shard;
+mod signing;
 
 pub use roster::{AgentStatus, Roster, RosterConfig, RosterOutput, Slot};
 pub use shard::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Signalled, Timer};
+pub use signing::{Signers, SigningError};
 
 use crate::dns::name::NameError;
 use crate::dns::{Answers, CanonicalName, PreparedAnswers, RacedName, ZoneSet};
@@ -18,6 +20,7 @@ use crate::playbook::{LatePolicy, MAX_RACES, Playbook, PlaybookRace};
 use crate::time::Span;
 use domain::base::Rtype;
 use serde::{Deserialize, Serialize};
+use signing::RaceSignatures;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -122,7 +125,15 @@ impl RaceConfig {
     /// The name as its zone has to know it.
     pub fn raced_name(&self, index: u16) -> RacedName {
         let is_referral = self.sites.values().any(|site| !site.ns.is_empty());
-        RacedName { name: self.name.clone(), index, is_referral }
+        let answers = || self.sites.values().chain([&self.fallback]);
+        let kinds: [(Rtype, fn(&Answers) -> bool); 4] = [
+            (Rtype::A, |answers| !answers.a.is_empty()),
+            (Rtype::AAAA, |answers| !answers.aaaa.is_empty()),
+            (Rtype::CNAME, |answers| answers.cname.is_some()),
+            (Rtype::NS, |answers| !answers.ns.is_empty()),
+        ];
+        let types = kinds.into_iter().filter(|(_, has)| answers().any(has)).map(|(rtype, _)| rtype).collect();
+        RacedName { name: self.name.clone(), index, types, is_referral }
     }
 }
 
@@ -141,6 +152,8 @@ pub struct Service {
     pub races: Vec<RaceConfig>,
     /// What the master answers itself, by the same index.
     fallbacks: Vec<PreparedAnswers>,
+    /// Signatures of raced names in signed zones, by the same index; empty until [`Service::sign`].
+    signatures: Vec<Option<RaceSignatures>>,
 }
 
 impl Service {
@@ -149,14 +162,14 @@ impl Service {
     /// # Errors
     /// Where a name in a fallback is none.
     pub fn new(master: String, zones: ZoneSet, races: Vec<RaceConfig>) -> Result<Self, NameError> {
-        let prepare = |race: &RaceConfig| race.fallback.prepare(&race.name, race.ttl_s.min(MAX_FALLBACK_TTL_S));
+        let prepare = |race: &RaceConfig| race.fallback.prepare(&race.name, race.ttl_s.min(MAX_FALLBACK_TTL_S), &[]);
         let fallbacks = races.iter().map(prepare).collect::<Result<_, _>>()?;
-        Ok(Service { master, zones, races, fallbacks })
+        Ok(Service { master, zones, races, fallbacks, signatures: Vec::new() })
     }
 
     /// The same service, to take the place of `previous` while races run and agents still play what they were told: a race
     /// keeps the index that its name had, one that is no more leaves an empty place, and new ones take places that were
-    /// empty before or come behind.
+    /// empty before or come behind. Signatures are to be made after this.
     ///
     /// # Errors
     /// The number of places needed, where that is more than [`MAX_RACES`]: a restart begins anew.
@@ -188,20 +201,22 @@ impl Service {
             None => (previous.races[place].clone().retire(), PreparedAnswers::default()),
         };
         (self.races, self.fallbacks) = places.iter().enumerate().map(take).unzip();
+        self.signatures.clear();
         Ok(self)
     }
 
     /// What one site plays. Every race is in it, with no addresses where the site takes no part, so that the index
     /// means the same everywhere.
     pub fn playbook(&self, site: &str) -> Playbook {
-        let play = |race: &RaceConfig| PlaybookRace {
+        let play = |(index, race): (usize, &RaceConfig)| PlaybookRace {
             name: race.name.to_string(),
             ttl_s: race.ttl_s,
             late: race.late,
             late_tolerance: race.late_tolerance,
             answers: race.sites.get(site).cloned().unwrap_or_default(),
+            signatures: self.signatures(index, site),
         };
-        Playbook { races: self.races.iter().map(play).collect() }
+        Playbook { races: self.races.iter().enumerate().map(play).collect() }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::dns::query::{Query, Verdict};
 use crate::histogram::Histogram;
 use crate::rate::{Prefix, PrefixRate};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
-use crate::wire::frame::MAX_RACED_QUERY;
+use crate::wire::frame::{MAX_PROOF, MAX_RACED_QUERY};
 use crate::wire::{Frame, Receipt, ReceiptOutcome, SessionId};
 pub use agents::AgentView;
 use agents::Agents;
@@ -339,7 +339,9 @@ impl Shard {
             self.counts.count(Kind::FallbackNoAgent);
             return self.answer_by_fallback(asked, index);
         };
-        if arrival.bytes.len() > MAX_RACED_QUERY || !self.race_rate.take(now, Prefix::from(arrival.source.ip())) {
+        let proven = Response::new(query, Transport::Udp, "").raced_proof(&self.service.zones, Vec::new());
+        let is_too_long = arrival.bytes.len() > MAX_RACED_QUERY || proven.records.len() > MAX_PROOF;
+        if is_too_long || !self.race_rate.take(now, Prefix::from(arrival.source.ip())) {
             self.counts.count(Kind::FallbackBudget);
             return self.answer_by_fallback(asked, index);
         }
@@ -351,7 +353,7 @@ impl Shard {
         let service = Arc::clone(&self.service);
         let transmit = &service.races[usize::from(index)].transmit;
         let close_after = self.config.fallback_after;
-        let opened = Opened { key, index, transmit_at, transmit, close_after, cookie };
+        let opened = Opened { key, index, transmit_at, transmit, close_after, cookie, proven };
         match self.races.open(opened, arrival) {
             Some(race) => {
                 self.counts.count(Kind::Races);

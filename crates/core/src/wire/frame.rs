@@ -20,6 +20,10 @@ use std::net::SocketAddr;
 /// cookie take under 350; a longer query is answered by the master alone.
 pub const MAX_RACED_QUERY: usize = 512;
 
+/// Longest proof in an order: one NSEC3 record and its signature take some 250 bytes, with RSA and a long name 700; then it
+/// still fits a datagram beside the longest query that carries one, and an answer.
+pub const MAX_PROOF: usize = 540;
+
 /// The body of an exchange's request and of its reply are padded to the same length, so that no link delays one
 /// direction more than the other by serialising it.
 const EXCHANGE_BODY: usize = 4 + 8 + 8 + 4 + 8;
@@ -59,6 +63,10 @@ pub struct Order<'a> {
     pub query: &'a [u8],
     /// The server cookie that the answer returns, for a query with a client cookie: only the master can make it.
     pub cookie: Option<[u8; SERVER_COOKIE]>,
+    /// What a wildcard's answer must prove, records for its authority section: at most [`MAX_PROOF`] bytes.
+    pub proof: &'a [u8],
+    /// How many records these are.
+    pub proof_count: u8,
 }
 
 /// What became of an order.
@@ -218,6 +226,8 @@ impl Frame<'_> {
                     + order.query.len()
                     + 1
                     + cookie
+                    + 3
+                    + order.proof.len()
             }
             Frame::Receipt(_) => 18,
             Frame::SyncRequest { .. } | Frame::SyncReply { .. } => EXCHANGE_BODY,
@@ -254,6 +264,9 @@ impl<'a> Order<'a> {
         out.extend_from_slice(self.query);
         out.push(u8::from(self.cookie.is_some()));
         self.cookie.iter().for_each(|cookie| out.extend_from_slice(cookie));
+        out.push(self.proof_count);
+        out.extend_from_slice(&(self.proof.len() as u16).to_be_bytes());
+        out.extend_from_slice(self.proof);
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, WireError> {
@@ -282,6 +295,14 @@ impl<'a> Order<'a> {
             cookie: match reader.u8().unwrap_or(0) {
                 0 => None,
                 _ => Some(*reader.bytes(SERVER_COOKIE)?.first_chunk().unwrap_or(&[0; SERVER_COOKIE])),
+            },
+            proof_count: reader.u8().unwrap_or(0),
+            proof: {
+                let length = usize::from(reader.u16().unwrap_or(0));
+                if length > MAX_PROOF {
+                    return Err(WireError::TooLong { what: "proof", length, most: MAX_PROOF });
+                }
+                reader.bytes(length)?
             },
         })
     }
@@ -365,6 +386,8 @@ mod tests {
             client: "[2001:db8::1]:4242".parse().expect("an address"),
             query,
             cookie: None,
+            proof: &[],
+            proof_count: 0,
         }
     }
 
@@ -374,6 +397,8 @@ mod tests {
             Frame::Order(Order {
                 transmit: TransmitIdentifier::On(9),
                 cookie: Some([5; SERVER_COOKIE]),
+                proof: &[1, 2, 3],
+                proof_count: 2,
                 ..order(query)
             }),
             Frame::Order(Order { transmit: TransmitIdentifier::After(Span::from_millis(70)), ..order(query) }),

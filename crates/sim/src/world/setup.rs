@@ -45,7 +45,7 @@ fn zones() -> ZoneSet {
         record(APEX, Rtype::NS, b"\x02ns\x03cdn\x04test\x00"),
         record("ns.cdn.test", Rtype::A, &[198, 51, 100, 1]),
     ];
-    let races = [RacedName { name: name(RACED), index: 0, is_referral: false }];
+    let races = [RacedName { name: name(RACED), index: 0, types: vec![], is_referral: false }];
     let zones = ZoneSet::build([(name(APEX), records.to_vec())], &races);
     zones.unwrap_or_else(|error| unreachable!("the zone is well-formed: {error}"))
 }

@@ -76,6 +76,13 @@ pub(super) struct KeyTimes {
     pub delete: Option<OffsetDateTime>,
 }
 
+impl KeyTimes {
+    /// When the key must no longer be used, by whichever of its times comes first.
+    pub fn ends_at(&self) -> Option<OffsetDateTime> {
+        [self.revoke, self.inactive, self.delete].into_iter().flatten().min()
+    }
+}
+
 /// Reads the key pair of `zone` that `path` names: either of its files, or what their names have in common.
 ///
 /// A private half that others may read, and a key that is not active yet at `now`, are worth a warning.

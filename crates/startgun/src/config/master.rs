@@ -3,23 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use domain::base::Rtype;
+use ring::rand::SystemRandom;
 use startgun_core::control::{MAX_SERVICES, is_site_name};
+use startgun_core::dns::sign::SigningKey;
 use startgun_core::dns::site::NameServer;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, ZoneSet};
-use startgun_core::master::{Delay, RaceConfig, Service, Stamp, Transmit};
+use startgun_core::master::{Delay, RaceConfig, Service, Signers, Stamp, Transmit};
 use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_NAME_SERVERS, MAX_RACES};
 use startgun_core::time::Span;
 use startgun_net::host_time::HostTimeOptions;
+use time::OffsetDateTime;
 
 use super::admission::{self, Admission};
 use super::agent::SITE;
 use super::clock::read_host_time;
+use super::dnssec_key::{ZoneKey, read_zone_key};
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
 use super::zone::{RECORDS_MAX, Zone, read_zone};
-use super::{Role, Root};
+use super::{Loaded, Role, Root};
 
 /// Most shards: beyond 64 cores the network card is the limit, and the fast path numbers shards by a byte.
 pub const SHARDS_MAX: u8 = 64;
@@ -33,6 +38,11 @@ const QUEUE_CAPACITY_MAX: i64 = 1 << 20;
 const DELAY_MS_MAX: f64 = 5_000.0;
 /// Longest time to live of a raced answer, in seconds: a week, to which resolvers cap it anyway (RFC 8767 section 4).
 const RACE_TTL_S_MAX: i64 = 604_800;
+
+/// How long signatures live ([`ValidityPolicy`](startgun_core::dns::sign::ValidityPolicy)).
+const SIGNATURES_LIVE: time::Duration = time::Duration::days(14);
+/// Most keys of one zone: the old and the new one of two algorithms.
+const KEYS_MAX: usize = 4;
 
 /// Default of `margin_ms`.
 const MARGIN: Span = Span::from_millis(5);
@@ -70,8 +80,10 @@ pub struct MasterConfig {
     pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
     pub service_addresses: Vec<SocketAddr>,
-    /// Zones and raced names.
+    /// Zones and raced names; not signed yet.
     pub service: Service,
+    /// The keys of zones that were signed before, for their raced names.
+    pub signers: Signers,
     /// Records in all zones.
     pub record_count: usize,
 }
@@ -130,8 +142,9 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     listeners.add(&root, "http_listen", Transport::Tcp);
     let (service_addresses, even_delay) = read_services(&root, &mut listeners);
     let mut records_left = RECORDS_MAX;
-    let (zones, zones_complete) = read_zones(&root, &mut records_left);
+    let (zones, signers, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
+    check_keys(&root, &zones, &signers, &races);
     warn_of_nameservers(&root, &zones, &races, &service_addresses);
     let service = host.as_ref().and_then(|host| assemble(&root, &host.name, zones, races));
     root.finish();
@@ -152,6 +165,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         host_time,
         service_addresses,
         service: service?,
+        signers,
         record_count: RECORDS_MAX - records_left,
     })
 }
@@ -180,25 +194,60 @@ fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> (Vec<SocketAd
     (addresses, even)
 }
 
-/// The zones, and whether all of them could be read.
-fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, bool) {
+/// The zones, the keys of those that are signed, and whether all zones could be read.
+fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, Signers, bool) {
     let sections = root.sections("zone", ZONES_MAX);
     if sections.is_empty() && root.value("zone").is_none() {
         root.missing::<()>("zone", "at least one [[zone]] with name and records");
     }
     let mut zones: Vec<Zone> = Vec::new();
+    let mut signers = Signers::new();
     let mut complete = true;
     for section in sections {
         match read_zone(&section, records_left) {
             Some(zone) if zones.iter().any(|other| other.apex == zone.apex) => {
                 section.wrong::<()>(format!("zone {} again", zone.apex), "each zone once");
             }
-            Some(zone) => zones.push(zone),
+            Some(zone) => {
+                let keys = read_keys(&section, &zone);
+                if !keys.is_empty() {
+                    signers.insert(zone.apex.clone(), keys);
+                }
+                zones.push(zone);
+            }
             None => complete = false,
         }
         section.finish();
     }
-    (zones, complete)
+    (zones, signers, complete)
+}
+
+/// The keys that sign raced names of a zone; each must be among its DNSKEY records, or nobody would believe it.
+fn read_keys(section: &Section<'_>, zone: &Zone) -> Vec<Arc<SigningKey>> {
+    let Some(value) = section.value("keys") else { return Vec::new() };
+    let expected = "key files, such as \"Kexample.org.+013+55648.private\"";
+    let paths = value.list(KEYS_MAX, expected, |item| item.path()).unwrap_or_default();
+    let mut keys = Vec::new();
+    for path in paths {
+        match read_zone_key(&path, &zone.apex, OffsetDateTime::now_utc(), &SystemRandom::new()) {
+            Ok(Loaded { config: ZoneKey { key, private_file, times }, warnings }) => {
+                let now = OffsetDateTime::now_utc();
+                if let Some(end) = times.ends_at().filter(|end| *end - now < SIGNATURES_LIVE) {
+                    let found = format!("{}, which ends on {}", private_file.display(), end.date());
+                    value.warn(found, "a key that outlives the signatures made with it, 14 days");
+                }
+                warnings.into_iter().for_each(|warning| section.document.warn(warning));
+                if zone.records().any(|record| record.rtype == Rtype::DNSKEY && *record.data == *key.dnskey()) {
+                    keys.push(Arc::new(key));
+                } else {
+                    let found = format!("{}, which is none of the zone's DNSKEY records", private_file.display());
+                    value.fault::<()>(found, "a key that the zone was signed with");
+                }
+            }
+            Err(faults) => faults.into_iter().for_each(|fault| section.document.note(fault)),
+        }
+    }
+    keys
 }
 
 fn read_races(root: &Section<'_>, zones: &[Zone], zones_complete: bool, max_total_delay: Span) -> Vec<RaceConfig> {
@@ -219,6 +268,26 @@ fn read_races(root: &Section<'_>, zones: &[Zone], zones_complete: bool, max_tota
     races
 }
 
+/// Sites' answers in a signed zone need signatures, and nobody looks for signatures in another one.
+fn check_keys(root: &Section<'_>, zones: &[Zone], signers: &Signers, races: &[RaceConfig]) {
+    for zone in zones {
+        let raced = races.iter().find(|race| zone.apex.is_ancestor_or_self_of(race.name.as_bytes()));
+        match (zone.has(&zone.apex, Rtype::DNSKEY), raced, signers.contains_key(&zone.apex)) {
+            (true, Some(race), false) => {
+                let found = format!("raced name {} in signed zone {} without keys", race.name, zone.apex);
+                root.wrong::<()>(found, "the zone's keys, to sign what sites answer");
+            }
+            (false, _, true) => {
+                drop(root.wrong::<()>(
+                    format!("keys for zone {}, which is not signed", zone.apex),
+                    "a signed zone, or no keys",
+                ))
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A raced name must be in a zone of this master, and nothing there may answer in its place.
 fn check_raced_name(value: &Value<'_>, name: &CanonicalName, zones: &[Zone], zones_complete: bool) -> Option<()> {
     let holders = zones.iter().filter(|zone| zone.apex.is_ancestor_or_self_of(name.as_bytes()));
@@ -236,6 +305,10 @@ fn check_raced_name(value: &Value<'_>, name: &CanonicalName, zones: &[Zone], zon
     };
     if let Some(child) = zone.delegation_of(name) {
         return value.fault(format!("{name}, which is delegated with {child}"), "a name that this master answers");
+    }
+    // In a signed zone they are placeholders, without which its denial chain would deny what sites answer.
+    if zone.has(&zone.apex, Rtype::DNSKEY) {
+        return Some(());
     }
     match [Rtype::A, Rtype::AAAA, Rtype::CNAME].into_iter().find(|&rtype| zone.has(name, rtype)) {
         Some(rtype) => value.fault(

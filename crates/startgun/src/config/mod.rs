@@ -17,7 +17,6 @@
 mod admission;
 mod agent;
 mod clock;
-#[cfg_attr(not(test), expect(dead_code, reason = "read once the master signs"))]
 mod dnssec_key;
 mod error;
 mod host;

@@ -6,6 +6,7 @@
 mod control;
 mod reload;
 mod shards;
+mod signing;
 mod tcp;
 
 use crate::config::MasterConfig;
@@ -47,7 +48,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     config.settle_shards();
     let clock = startup::clock(&config.host);
     let epoch = startup::epoch()?;
-    let service: SharedService = Arc::new(config.service.clone());
+    let service: SharedService = Arc::new(signing::signed(config.service.clone(), &config)?);
     let tls = ServerTls::load(&config.host.fleet).map_err(|error| error.to_string())?;
     startup::check_identity(&config.host.name, &tls.identity().name)?;
 
@@ -97,6 +98,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         let (path, roster) = (path.to_owned(), roster_handle);
         let reloader = Reloader { path, current, epoch, seed, shards, roster, turn };
         tokio::task::spawn_local(reloader.clone().on_hangup());
+        tokio::task::spawn_local(signing::renew(reloader.clone()));
         let describe = Describe { host_clock, started: Instant::now(), reloader };
         listeners.serve(tls, &describe).await?;
         tracing::info!(master = describe.reloader.current.config().host.name, "ready");

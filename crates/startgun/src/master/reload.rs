@@ -7,6 +7,7 @@
 
 use super::control::RosterHandle;
 use super::shards::Shards;
+use super::signing::signed;
 use super::{cookie_secrets, shard_config};
 use crate::config::{self, ConfigError, MasterConfig};
 use startgun_core::dns::cookie::CookieSecrets;
@@ -73,13 +74,33 @@ impl Reloader {
         let Prepared { config, service, cookies, warnings } = prepared.inspect_err(|faults| {
             tracing::error!(%faults, "the configuration was not reloaded: everything stays as it was");
         })?;
-        self.shards.configure(|shard| shard_config(&config, shard, self.epoch, &service, &cookies, self.seed));
-        self.roster.replace_service(Arc::clone(&service)).await;
         let summary = config.to_string();
-        self.current.replace(config, service);
+        self.serve(config, service, &cookies).await;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         tracing::info!(summary, "configuration reloaded");
         Ok(Reloaded { summary, warnings })
+    }
+
+    /// Signs what sites answer anew, and serves it.
+    ///
+    /// # Errors
+    /// A sentence; nothing has changed then.
+    pub(super) async fn sign_again(&self) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
+        let (config, service) = (self.current.config(), self.current.service());
+        let again = tokio::task::spawn_blocking(move || {
+            let service = signed(Service::clone(&service), &config)?;
+            Ok::<_, String>((cookie_secrets(&config)?, config, Arc::new(service)))
+        });
+        let (cookies, config, service) = again.await.map_err(|error| error.to_string())??;
+        self.serve(config, service, &cookies).await;
+        Ok(())
+    }
+
+    async fn serve(&self, config: Arc<MasterConfig>, service: SharedService, cookies: &CookieSecrets) {
+        self.shards.configure(|shard| shard_config(&config, shard, self.epoch, &service, cookies, self.seed));
+        self.roster.replace_service(Arc::clone(&service)).await;
+        self.current.replace(config, service);
     }
 
     /// Reloads at every SIGHUP, until the process ends.
@@ -115,6 +136,7 @@ fn prepare(path: &std::path::Path, before: &MasterConfig, service: &Service) -> 
     let service = succeeded.map_err(|places| {
         format!("{}: raced names old and new need {places} places: that needs a restart", path.display())
     })?;
+    let service = signed(service, &config)?;
     let cookies = cookie_secrets(&config)?;
     Ok(Prepared { config: Arc::new(config), service: Arc::new(service), cookies, warnings })
 }

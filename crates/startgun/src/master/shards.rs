@@ -4,6 +4,7 @@
 //! sent, and sleeps until a packet, a message or a timer. Nothing is shared with the other threads but the configuration;
 //! a figure for `status` is copied out twice a second.
 
+use crate::startup;
 use startgun_core::clock::host::UtcOnRace;
 use startgun_core::histogram::Histogram;
 use startgun_core::master::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Signalled, Slot};
@@ -347,9 +348,7 @@ impl ShardThread {
 
     /// Server cookies carry the time of day, to the second: twice a second is often enough.
     fn tell_wall_clock(&mut self) {
-        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let unix_ns = i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX);
-        self.parts.shard.handle_wall_clock(self.clock.now(), unix_ns);
+        self.parts.shard.handle_wall_clock(self.clock.now(), startup::unix_ns());
     }
 
     fn sleep(&self) {

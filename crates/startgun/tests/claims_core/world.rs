@@ -84,7 +84,7 @@ fn service(plan: &Plan) -> Service {
     [1u32, 3_600, 600, 86_400, 60].iter().for_each(|value| soa.extend(value.to_be_bytes()));
     let record = Record { owner: Clone::clone(&apex), rtype: domain::base::Rtype::SOA, ttl_s: 60, data: soa.into() };
     let name: CanonicalName = "www.cdn.test.".parse().expect("a name");
-    let races = [RacedName { name: Clone::clone(&name), index: 0, is_referral: false }];
+    let races = [RacedName { name: Clone::clone(&name), index: 0, types: vec![], is_referral: false }];
     let zones = ZoneSet::build([(apex, vec![record])], &races).expect("a zone");
     let addresses = |a: Ipv4Addr| Answers { a: vec![a], ..Answers::default() };
     let race = RaceConfig {

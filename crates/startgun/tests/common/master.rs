@@ -44,6 +44,7 @@ pub fn playbook() -> Playbook {
         late: LatePolicy::Drop,
         late_tolerance: Span::from_millis(500),
         answers: Answers { a: vec![SITE_ADDRESS], ..Answers::default() },
+        signatures: vec![],
     };
     Playbook { races: vec![race] }
 }
@@ -140,6 +141,8 @@ impl HandMaster {
             client,
             query,
             cookie: None,
+            proof: &[],
+            proof_count: 0,
         };
         self.say(&Frame::Order(order));
         self.races

@@ -42,6 +42,7 @@ pub(super) fn playbook(last_octet: u8) -> Playbook {
         late,
         late_tolerance: TOLERANCE,
         answers: Answers { a: vec![Ipv4Addr::new(192, 0, 2, last_octet)], ..Answers::default() },
+        signatures: vec![],
     };
     Playbook { races: vec![race("www.cdn.test.", LatePolicy::Drop), race("*.send.cdn.test.", LatePolicy::Send)] }
 }
@@ -225,6 +226,8 @@ impl Bench {
             client: client(),
             query,
             cookie: None,
+            proof: &[],
+            proof_count: 0,
         }
     }
 

@@ -5,7 +5,7 @@
 //! ever taken out but its first entry; an entry that no longer holds when its time comes is passed over.
 
 use super::Arrival;
-use crate::dns::answer::SERVER_COOKIE;
+use crate::dns::answer::{Proven, SERVER_COOKIE};
 use crate::histogram::Histogram;
 use crate::master::{Slot, Transmit};
 use crate::time::{LocalTime, RaceTime, Span};
@@ -45,6 +45,7 @@ pub(super) struct Opened<'a> {
     pub(super) transmit: &'a Transmit,
     pub(super) close_after: Span,
     pub(super) cookie: Option<[u8; SERVER_COOKIE]>,
+    pub(super) proven: Proven,
 }
 
 /// What makes one race's answers depart.
@@ -114,6 +115,8 @@ struct Race {
     id: u16,
     /// The server cookie that answers return.
     cookie: Option<[u8; SERVER_COOKIE]>,
+    /// What they must prove.
+    proven: Proven,
     /// Agents whose receipt is awaited: each has one word, and only on what it was ordered to do.
     awaited: Vec<(Slot, Ordered)>,
     ordered: usize,
@@ -268,7 +271,7 @@ impl Races {
         race.name.clear();
         race.name.extend_from_slice(opened.key.name);
         (race.transmit_at, race.start, race.close_at) = (opened.transmit_at, start, close_at);
-        (race.revision, race.cookie) = (0, opened.cookie);
+        (race.revision, race.cookie, race.proven) = (0, opened.cookie, opened.proven);
         race.answered = false;
         race.forget_orders();
         race.ask(arrival);
@@ -316,6 +319,8 @@ impl Races {
             client: race.source,
             query: &race.query,
             cookie: race.cookie,
+            proof: &race.proven.records,
+            proof_count: race.proven.count,
         })
     }
 
@@ -461,6 +466,7 @@ impl Race {
             revision: 0,
             id: 0,
             cookie: None,
+            proven: Proven::default(),
             awaited: Vec::new(),
             ordered: 0,
             departed: 0,
