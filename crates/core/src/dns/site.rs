@@ -49,6 +49,9 @@ fn expiration_s(data: &[u8]) -> u32 {
     data.get(8..12).map_or(0, |bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
+/// Record sets: type and each record's data, uncompressed.
+pub type RecordSets = Vec<(Rtype, Vec<Vec<u8>>)>;
+
 /// What one site, or the fallback, answers: addresses, or an alias, or a referral.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
@@ -79,11 +82,22 @@ impl Answers {
         }
     }
 
+    /// The types of its record sets.
+    pub fn types(&self) -> impl Iterator<Item = Rtype> {
+        let kinds = [
+            (Rtype::A, !self.a.is_empty()),
+            (Rtype::AAAA, !self.aaaa.is_empty()),
+            (Rtype::CNAME, self.cname.is_some()),
+            (Rtype::NS, !self.ns.is_empty()),
+        ];
+        kinds.into_iter().filter(|(_, has)| *has).map(|(rtype, _)| rtype)
+    }
+
     /// Its record sets: type and each record's data, uncompressed.
     ///
     /// # Errors
     /// Where a name in it is none.
-    pub fn sets(&self) -> Result<Vec<(Rtype, Vec<Vec<u8>>)>, super::name::NameError> {
+    pub fn sets(&self) -> Result<RecordSets, super::name::NameError> {
         let wire = |name: &String| name.parse::<CanonicalName>().map(|name| name.as_bytes().to_vec());
         let mut sets = vec![
             (Rtype::A, self.a.iter().map(|ip| ip.octets().to_vec()).collect::<Vec<_>>()),

@@ -125,14 +125,9 @@ impl RaceConfig {
     /// The name as its zone has to know it.
     pub fn raced_name(&self, index: u16) -> RacedName {
         let is_referral = self.sites.values().any(|site| !site.ns.is_empty());
-        let answers = || self.sites.values().chain([&self.fallback]);
-        let kinds: [(Rtype, fn(&Answers) -> bool); 4] = [
-            (Rtype::A, |answers| !answers.a.is_empty()),
-            (Rtype::AAAA, |answers| !answers.aaaa.is_empty()),
-            (Rtype::CNAME, |answers| answers.cname.is_some()),
-            (Rtype::NS, |answers| !answers.ns.is_empty()),
-        ];
-        let types = kinds.into_iter().filter(|(_, has)| answers().any(has)).map(|(rtype, _)| rtype).collect();
+        let mut types: Vec<Rtype> = self.sites.values().chain([&self.fallback]).flat_map(Answers::types).collect();
+        types.sort_unstable_by_key(|rtype| rtype.to_int());
+        types.dedup();
         RacedName { name: self.name.clone(), index, types, is_referral }
     }
 }
