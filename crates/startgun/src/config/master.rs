@@ -278,10 +278,8 @@ fn check_keys(root: &Section<'_>, zones: &[Zone], signers: &Signers, races: &[Ra
                 root.wrong::<()>(found, "the zone's keys, to sign what sites answer");
             }
             (false, _, true) => {
-                drop(root.wrong::<()>(
-                    format!("keys for zone {}, which is not signed", zone.apex),
-                    "a signed zone, or no keys",
-                ))
+                let found = format!("keys for zone {}, which is not signed", zone.apex);
+                root.wrong::<()>(found, "a signed zone, or no keys");
             }
             _ => {}
         }
