@@ -164,10 +164,11 @@ fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, bool)
         root.missing::<()>("zone", "at least one [[zone]] with name and records");
     }
     let mut zones: Vec<Zone> = Vec::new();
+    let mut apexes = BTreeSet::new();
     let mut complete = true;
     for section in sections {
         match read_zone(&section, records_left) {
-            Some(zone) if zones.iter().any(|other| other.apex == zone.apex) => {
+            Some(zone) if !apexes.insert(zone.apex.clone()) => {
                 section.wrong::<()>(format!("zone {} again", zone.apex), "each zone once");
             }
             Some(zone) => zones.push(zone),
