@@ -22,8 +22,9 @@ use super::{Role, Root};
 
 /// Most shards: beyond 64 cores the network card is the limit, and the fast path numbers shards by a byte.
 pub const SHARDS_MAX: u8 = 64;
-/// Most zones of one master; who has more wants another server.
-pub const ZONES_MAX: usize = 1_024;
+/// Most zones of one master: with a file each, 65,536 tables of 60 bytes are a quarter of the greatest configuration
+/// file, and [`RECORDS_MAX`] leaves each of them 256 records.
+pub const ZONES_MAX: usize = 65_536;
 /// Most sites of one race: 256 packets for one query are more than any client's path should see.
 pub const SITES_MAX: usize = 256;
 /// Most queries that may wait: at 1.5 KB each, 1.5 GB.
@@ -117,7 +118,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let (zones, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
     warn_of_nameservers(&root, &zones, &races, &service_addresses);
-    let service = host.as_ref().and_then(|host| assemble(&root, &host.name, &zones, races));
+    let service = host.as_ref().and_then(|host| assemble(&root, &host.name, zones, races));
     root.finish();
 
     Some(MasterConfig {
@@ -376,12 +377,12 @@ fn warn_of_nameservers(root: &Section<'_>, zones: &[Zone], races: &[RaceConfig],
 
 /// Puts zones and races together. What could fail there has been checked; where a check is missing, the error says so
 /// without its place.
-fn assemble(root: &Section<'_>, master: &str, zones: &[Zone], races: Vec<RaceConfig>) -> Option<Service> {
+fn assemble(root: &Section<'_>, master: &str, zones: Vec<Zone>, races: Vec<RaceConfig>) -> Option<Service> {
     if !root.document.is_sound() {
         return None;
     }
     let mut set = ZoneSet::new();
-    let zones_added = zones.iter().try_for_each(|zone| set.add_zone(zone.apex.clone(), zone.records()));
+    let zones_added = zones.into_iter().try_for_each(|zone| set.add_zone(zone.apex.clone(), zone.into_records()));
     let mut numbered = races.iter().zip(0u16..);
     let added = zones_added.and_then(|()| numbered.try_for_each(|(race, index)| set.add_race(&race.name, index)));
     match added {
