@@ -37,7 +37,7 @@ pub use host::HostConfig;
 pub use master::MasterConfig;
 use reader::{Document, Section};
 
-/// Largest configuration or zone file, in bytes: 65,536 records at 256 bytes each.
+/// Largest configuration file, in bytes: 65,536 zones at 256 bytes each.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Which of the two daemons a file is for.
