@@ -168,6 +168,7 @@ impl<'a> Response<'a> {
             placement: writer.question(),
             proofs: [None; MAX_PROOFS],
             seen: [0; MAX_ALIASES],
+            redirected: [0; MAX_ALIASES],
         };
         walk.rename(self.query.name());
         let mut code = OptRcode::NOERROR;
@@ -300,6 +301,8 @@ struct Walk<'z> {
     proofs: [Option<(&'z [u8], SetRef<'z>)>; MAX_PROOFS],
     /// Hashes of the names that were looked at.
     seen: [u64; MAX_ALIASES],
+    /// Hashes of the owners of DNAMEs that were followed.
+    redirected: [u64; MAX_ALIASES],
 }
 
 /// Where a step leads.
@@ -431,6 +434,13 @@ impl<'z> Walk<'z> {
         code: &mut OptRcode,
     ) -> Result<Step<'z>, Full> {
         let Some(set) = zone.node_set(dname, Rtype::DNAME) else { return Ok(Step::End) };
+        // One that leads below itself leads on for ever. Who is led to the same one twice may ask again.
+        let owner_hash = super::zone::hash(zone.node_name(dname));
+        let free = self.redirected.iter().position(|known| *known == 0 || *known == owner_hash);
+        match free {
+            Some(place) if self.redirected[place] == 0 => self.redirected[place] = owner_hash,
+            _ => return Ok(Step::End),
+        }
         writer.push(set, owner_of(self.placement, set), self.signed)?;
         let owner = zone.node_name(dname);
         let target = set.encoded_data().next().and_then(leading_name).unwrap_or(&[0]);
