@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::base::Rtype;
@@ -77,6 +78,8 @@ pub struct MasterConfig {
     pub admission: Admission,
     /// The service addresses, by index, whose central answers are held for as long as a race takes.
     pub even_delay: Vec<u16>,
+    /// DNS over TLS, where it is served.
+    pub dot: Option<DotConfig>,
     /// Where this host takes UTC from, which it tells agents.
     pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
@@ -130,6 +133,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let races_per_source_per_s =
         root.or("races_per_source_per_s", 100, |value| value.integer(1..=1_000_000, "races per second"));
 
+    let dot = root.section("tls").and_then(read_dot);
     let admission = admission::read(&root);
     let host_time = root.section("clock").map_or_else(HostTimeOptions::default, |section| {
         let host_time = read_host_time(&section);
@@ -162,6 +166,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         max_total_delay,
         races_per_source_per_s,
         admission,
+        dot,
         even_delay,
         host_time,
         service_addresses,
@@ -169,6 +174,25 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         signers,
         record_count: RECORDS_MAX - records_left,
     })
+}
+
+/// DNS over TLS (RFC 7858).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DotConfig {
+    /// PEM: the certificate, followed by intermediates.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+    /// The port on every service address.
+    pub port: u16,
+}
+
+fn read_dot(section: Section<'_>) -> Option<DotConfig> {
+    let certificate = section.required("certificate", "a path: the certificate in PEM", |value| value.existing_file());
+    let key = section.required("key", "a path: its private key in PEM", |value| value.existing_file());
+    let port = section.or("port", 853, |value| value.integer(1..=65_535, "a port"));
+    section.finish();
+    Some(DotConfig { certificate: certificate?, key: key?, port })
 }
 
 /// The service addresses, and which of them hold their central answers.

@@ -34,7 +34,7 @@ use std::path::Path;
 pub use agent::{AgentConfig, MasterLink};
 pub use error::ConfigError;
 pub use host::HostConfig;
-pub use master::MasterConfig;
+pub use master::{DotConfig, MasterConfig};
 use reader::{Document, Section};
 
 /// Largest configuration file, in bytes: 65,536 zones at 256 bytes each.

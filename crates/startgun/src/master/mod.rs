@@ -4,6 +4,7 @@
 //! privileges are dropped, then the threads start.
 
 mod control;
+mod dot;
 mod reload;
 mod shards;
 mod signing;
@@ -27,6 +28,7 @@ use startgun_net::host_clock::HostClock;
 use startgun_net::host_time::{HostTime, HostTimeReader};
 use startgun_net::observer::SourceObserver;
 use startgun_net::udp::{Options, UdpSocket};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +55,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     startup::check_identity(&config.host.name, &tls.identity().name)?;
 
     let cookies = cookie_secrets(&config)?;
+    let certificate = config.dot.as_ref().map(dot::Certificate::load).transpose()?.map(Arc::new);
     let seed = startup::seed()?.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     let parts = bind_shards(&config, &clock, &|shard| shard_config(&config, shard, epoch, &service, &cookies, seed))?;
     let listeners = Listeners::bind(&config)?;
@@ -96,7 +99,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         let current = Current::new(Arc::new(config), service);
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         let (path, roster) = (path.to_owned(), roster_handle);
-        let reloader = Reloader { path, current, epoch, seed, shards, roster, turn };
+        let reloader = Reloader { path, current, epoch, seed, shards, roster, certificate, turn };
         tokio::task::spawn_local(reloader.clone().on_hangup());
         tokio::task::spawn_local(signing::renew(reloader.clone()));
         let describe = Describe { host_clock, started: Instant::now(), reloader };
@@ -226,6 +229,8 @@ async fn observe(mut observer: SourceObserver, roster: RosterHandle) {
 struct Listeners {
     control: std::net::TcpListener,
     dns: Vec<std::net::TcpListener>,
+    /// DNS over TLS.
+    dot: Vec<std::net::TcpListener>,
     http: Option<std::net::TcpListener>,
     status: std::os::unix::net::UnixListener,
 }
@@ -239,6 +244,10 @@ impl Listeners {
                 .iter()
                 .map(|address| startup::listen("service address (TCP)", *address))
                 .collect::<Result<_, _>>()?,
+            dot: dot_addresses(config)
+                .into_iter()
+                .map(|address| startup::listen("service address (TLS)", address))
+                .collect::<Result<_, _>>()?,
             http: config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?,
             status: startup::status_socket(&config.host.status_socket)?,
         })
@@ -247,18 +256,28 @@ impl Listeners {
     async fn serve(self, tls: ServerTls, describe: &Describe) -> Result<(), String> {
         let fault = |error: std::io::Error| format!("listening: {error}");
         let control = tokio::net::TcpListener::from_std(self.control).map_err(fault)?;
-        let Reloader { current, shards, roster, .. } = &describe.reloader;
+        let Reloader { current, shards, roster, certificate, .. } = &describe.reloader;
         tokio::task::spawn_local(control::serve(control, tls, roster.clone()));
         let connections = tcp::Connections::default();
-        for listener in self.dns {
+        let plain = self.dns.into_iter().map(|listener| (listener, tcp::Layer::Plain));
+        let encrypted = self.dot.into_iter().zip(certificate.iter().cycle());
+        let encrypted = encrypted.map(|(listener, certificate)| (listener, tcp::Layer::Tls(Arc::clone(certificate))));
+        for (listener, layer) in plain.chain(encrypted) {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
             let connections = connections.clone();
-            tokio::task::spawn_local(tcp::serve(listener, current.clone(), shards.clone(), connections));
+            tokio::task::spawn_local(tcp::serve(listener, layer, current.clone(), shards.clone(), connections));
         }
         let source = status::source(describe.clone(), Describe::document);
         let performer = status::performer(describe.clone(), Describe::perform);
         startup::serve_documents(self.status, self.http, source, Some(performer))
     }
+}
+
+/// Where DNS over TLS is served: its port on each service address, once where these differ by their ports only.
+fn dot_addresses(config: &MasterConfig) -> BTreeSet<SocketAddr> {
+    let port = config.dot.iter().map(|dot| dot.port);
+    let of_port = |port| config.service_addresses.iter().map(move |address| SocketAddr::new(address.ip(), port));
+    port.flat_map(of_port).collect()
 }
 
 /// What `status` and metrics are made from.

@@ -8,7 +8,7 @@
 use super::control::RosterHandle;
 use super::shards::Shards;
 use super::signing::signed;
-use super::{cookie_secrets, shard_config};
+use super::{cookie_secrets, dot, shard_config};
 use crate::config::{self, ConfigError, MasterConfig};
 use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::master::{Service, SharedService};
@@ -48,6 +48,8 @@ pub(super) struct Reloader {
     pub(super) seed: u64,
     pub(super) shards: Shards,
     pub(super) roster: RosterHandle,
+    /// Of DNS over TLS, where that is served.
+    pub(super) certificate: Option<Arc<dot::Certificate>>,
     /// One at a time: two that overlapped would each succeed the same service.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -71,11 +73,14 @@ impl Reloader {
         // Large zones take seconds to read; queries over TCP and agents do not wait for that.
         let prepared = tokio::task::spawn_blocking(move || prepare(&path, &before, &service)).await;
         let prepared = prepared.map_err(|error| format!("reading the configuration: {error}"))?;
-        let Prepared { config, service, cookies, warnings } = prepared.inspect_err(|faults| {
+        let Prepared { config, service, cookies, certificate, warnings } = prepared.inspect_err(|faults| {
             tracing::error!(%faults, "the configuration was not reloaded: everything stays as it was");
         })?;
         let summary = config.to_string();
         self.serve(config, service, &cookies).await;
+        if let (Some(served), Some(fresh)) = (&self.certificate, certificate) {
+            served.replace(fresh);
+        }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         tracing::info!(summary, "configuration reloaded");
         Ok(Reloaded { summary, warnings })
@@ -121,6 +126,7 @@ struct Prepared {
     config: Arc<MasterConfig>,
     service: SharedService,
     cookies: CookieSecrets,
+    certificate: Option<Arc<rustls::ServerConfig>>,
     warnings: Vec<ConfigError>,
 }
 
@@ -138,7 +144,8 @@ fn prepare(path: &std::path::Path, before: &MasterConfig, service: &Service) -> 
     })?;
     let service = signed(service, &config)?;
     let cookies = cookie_secrets(&config)?;
-    Ok(Prepared { config: Arc::new(config), service: Arc::new(service), cookies, warnings })
+    let certificate = config.dot.as_ref().map(dot::read).transpose()?;
+    Ok(Prepared { config: Arc::new(config), service: Arc::new(service), cookies, certificate, warnings })
 }
 
 /// The keys that cannot change while the process runs, and did.
@@ -156,6 +163,7 @@ fn needs_restart(before: &MasterConfig, after: &MasterConfig) -> Vec<&'static st
         ("fleet", before.host.fleet != after.host.fleet),
         ("clock", before.host_time != after.host_time),
         ("clock_distortion", before.host.clock_distortion != after.host.clock_distortion),
+        ("tls.port", before.dot.as_ref().map(|dot| dot.port) != after.dot.as_ref().map(|dot| dot.port)),
         ("service (their addresses)", before.service_addresses != after.service_addresses),
     ];
     changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
