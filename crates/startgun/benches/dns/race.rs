@@ -24,13 +24,13 @@ use crate::zones::{APEX, FIRST_NAME};
 
 /// From a query's receipt to T.
 const DELAY: Span = Span::from_millis(5);
-/// From T to the master's own answer, had there been no receipts. With the delay, 105 ms: 65,536 races at once, as many as
-/// a shard keeps, are 620,000 a second.
-pub const FALLBACK_AFTER: Span = Span::from_millis(100);
+/// From T to the master's own answer, had there been no receipts: the default. With the delay, 255 ms, and 65,536 races at
+/// once, as many as a shard keeps, are 257,000 a second, more than [`LOAD`] can ask for.
+pub const FALLBACK_AFTER: Span = Span::from_millis(250);
 /// Numbers of agents.
 pub const COUNTS: [usize; 4] = [1, 3, 10, 50];
 /// 1,000 outstanding queries are 200,000 races a second, were there nothing but the delay. Each socket has room for the
-/// answers to its part of them.
+/// answers to its part of them (200 KiB by default, 256 answers as the kernel counts them).
 pub const LOAD: Shape = Shape { sockets: 8, outstanding: 1_000, dnssec: false };
 /// A shard shows its counters half a second late; by then every open race is closed, and has been paid for.
 const COUNTERS_SETTLE: Duration = Duration::from_millis(700);
