@@ -1,10 +1,10 @@
 # Everything that this repository can do, by one word each. CI runs `make lint` and `make test`, and nothing else.
 
 CARGO ?= cargo
-# Passed on to demo, bench-clock and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
+# Passed on to demo, bench-clock, bench-dns and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance
+.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance bench-dns
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint       formatting, clippy, licences of the dependencies"
 	@echo "make bench      run the benches"
 	@echo "make bench-clock  Startgun's clock beside chrony's, ten minutes, as root (ARGS=--quick for some seconds)"
+	@echo "make bench-dns  answers and races beside Knot, NSD and gdnsd, a quarter of an hour (ARGS=--quick for a minute)"
 	@echo "make bench-departure  lateness of departures beside a bare loop's, 80 s"
 	@echo "make conformance  answers beside those of BIND, NSD, Knot and PowerDNS, over UDP and TCP (ARGS=--all)"
 	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
@@ -36,8 +37,12 @@ bench:
 	$(CARGO) bench --locked -p startgun-sim --bench shard
 
 bench-clock:
-	scripts/bench-deps
+	scripts/bench-deps chrony
 	$(CARGO) bench --locked -p startgun --bench clock -- $(ARGS)
+
+bench-dns:
+	scripts/bench-deps dns
+	$(CARGO) bench --locked -p startgun --bench dns -- $(ARGS)
 
 bench-departure:
 	$(CARGO) bench --locked -p startgun-net --bench departure

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often the agent reports.
+/// How often the agent reports, so that what a test claims is soon known.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What the control channel's thread and the test share.
@@ -81,6 +81,42 @@ pub enum Heard {
     },
 }
 
+/// An agent's control channel, kept by a thread of its own.
+pub struct Control {
+    /// The session's keys.
+    pub binding: Binding,
+    /// The master's shards.
+    pub shards: u8,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Connects the agent of this name, whose orders go to `fast_path`, answers everything that the master wants of it, and
+    /// returns when it has session, playbook and a passed self-test. It reports itself ready with this forward delay.
+    pub fn connect(stage: &Stage, name: &str, fast_path: SocketAddr, forward: Span, report_interval: Duration) -> Self {
+        let shared = Arc::new(Shared::default());
+        *shared.forward.lock().expect("held") = Some((forward, Span::ZERO));
+        let connection = Connection::open(stage, name, fast_path, report_interval, Arc::clone(&shared));
+        let thread = std::thread::spawn(move || connection.run());
+        let binding = wait_for("a session, a playbook and a passed self-test", || {
+            let ready = shared.tested.load(Ordering::SeqCst) && shared.playbook.lock().expect("held").is_some();
+            shared.session.lock().expect("held").clone().filter(|_| ready)
+        });
+        let (_, shards) = shared.welcome.lock().expect("held").expect("welcomed");
+        Control { binding, shards, shared, thread: Some(thread) }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A hand-made agent.
 pub struct HandAgent {
     pub fast: Udp,
@@ -88,51 +124,41 @@ pub struct HandAgent {
     service: SocketAddr,
     openers: BTreeMap<u8, Opener>,
     sealers: BTreeMap<u8, Sealer>,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    control: Control,
     /// Frames of a datagram that were not asked for yet.
     heard: Vec<Heard>,
 }
 
 impl HandAgent {
-    /// Connects the agent with this place and name, answers everything that the master wants of it, and returns when it
-    /// has session, playbook and a passed self-test. It reports itself ready with this forward delay.
+    /// Connects the agent with this place and name, see [`Control::connect`].
     pub fn connect(stage: &Stage, index: usize, name: &str, forward: Span) -> Self {
         let fast = Udp::bind(stage.agent_fast(index));
-        let shared = Arc::new(Shared::default());
-        *shared.forward.lock().expect("held") = Some((forward, Span::ZERO));
-        let connection = Connection::open(stage, index, name, Arc::clone(&shared));
-        let thread = std::thread::spawn(move || connection.run());
-        let binding = wait_for("a session, a playbook and a passed self-test", || {
-            let ready = shared.tested.load(Ordering::SeqCst) && shared.playbook.lock().expect("held").is_some();
-            shared.session.lock().expect("held").clone().filter(|_| ready)
-        });
-        let (_, shards) = shared.welcome.lock().expect("held").expect("welcomed");
+        let control = Control::connect(stage, name, stage.agent_fast(index), forward, REPORT_INTERVAL);
+        let Control { binding, shards, .. } = &control;
         HandAgent {
             fast,
             master: stage.master_fast(),
             service: stage.service(),
-            openers: (0..shards).map(|s| (s, Opener::new(&binding, Direction::MasterToAgent, s))).collect(),
-            sealers: (0..shards).map(|s| (s, Sealer::new(&binding, Direction::AgentToMaster, s))).collect(),
-            shared,
-            thread: Some(thread),
+            openers: (0..*shards).map(|s| (s, Opener::new(binding, Direction::MasterToAgent, s))).collect(),
+            sealers: (0..*shards).map(|s| (s, Sealer::new(binding, Direction::AgentToMaster, s))).collect(),
+            control,
             heard: Vec::new(),
         }
     }
 
     /// Reports another forward delay and clock error from now on.
     pub fn claim(&self, forward: Span, expected_error: Span) {
-        *self.shared.forward.lock().expect("held") = Some((forward, expected_error));
+        *self.control.shared.forward.lock().expect("held") = Some((forward, expected_error));
     }
 
     /// The playbook that the master pushed.
     pub fn playbook(&self) -> Playbook {
-        self.shared.playbook.lock().expect("held").clone().expect("pushed")
+        self.control.shared.playbook.lock().expect("held").clone().expect("pushed")
     }
 
     /// The epoch of the master's timeline, as it said in its welcome.
     pub fn epoch(&self) -> Epoch {
-        self.shared.welcome.lock().expect("held").expect("welcomed").0
+        self.control.shared.welcome.lock().expect("held").expect("welcomed").0
     }
 
     /// Opens a datagram; `None` where its seal does not fit. Each opens once.
@@ -198,17 +224,8 @@ impl HandAgent {
     }
 }
 
-impl Drop for HandAgent {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// A socket that speaks as the service address beside the master's own.
-fn service_socket(service: SocketAddr) -> UdpSocket {
+pub fn service_socket(service: SocketAddr) -> UdpSocket {
     UdpSocket::bind(service, Options { reuse_port: true, ..Options::default() }).expect("a shared address")
 }
 
@@ -244,10 +261,11 @@ struct Connection {
     shared: Arc<Shared>,
     hello: ToMaster,
     master_fast: SocketAddr,
+    report_interval: Duration,
 }
 
 impl Connection {
-    fn open(stage: &Stage, index: usize, name: &str, shared: Arc<Shared>) -> Self {
+    fn open(stage: &Stage, name: &str, fast_path: SocketAddr, report_interval: Duration, shared: Arc<Shared>) -> Self {
         let identity = stage.identity(name);
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -270,25 +288,25 @@ impl Connection {
         let hello = ToMaster::Hello {
             protocol: PROTOCOL,
             site: name.into(),
-            fast_path: stage.agent_fast(index),
+            fast_path,
             services: vec![stage.service()],
             playbook: None,
             mesh_salt: None,
         };
-        Connection { documents: Documents::new(tls), shared, hello, master_fast: stage.master_fast() }
+        Connection { documents: Documents::new(tls), shared, hello, master_fast: stage.master_fast(), report_interval }
     }
 
     fn run(mut self) {
         self.documents.write(&self.hello).expect("written");
-        let mut reported = Instant::now();
+        let mut report_at = Instant::now();
         while !self.shared.stop.load(Ordering::SeqCst) {
             // The master's end may come first when a test is over.
             let Ok(document) = self.documents.read::<ToAgent>() else { return };
             if document.is_some_and(|document| self.answer(document).is_err()) {
                 return;
             }
-            if reported.elapsed() >= REPORT_INTERVAL {
-                reported = Instant::now();
+            if Instant::now() >= report_at {
+                report_at = Instant::now() + self.report_interval;
                 let claimed = *self.shared.forward.lock().expect("held");
                 if claimed.is_some_and(|claimed| self.documents.write(&ToMaster::Report(report(claimed))).is_err()) {
                     return;
