@@ -155,7 +155,9 @@ fn the_golden_names_of_metrics_are_the_counters_of_the_machines() {
         names.extend(of_role.map(|gauge| format!("{role} startgun_{gauge}")));
     }
     // The kernel's, which the shell adds.
-    names.insert("master startgun_master_queries_dropped_queue_full_total".into());
+    for queue in ["queries", "datagram"] {
+        names.insert(format!("master startgun_master_{queue}_dropped_queue_full_total"));
+    }
     names.insert("master startgun_agent_stood_down_total".into());
     names.insert("agent startgun_agent_audit_records_dropped_total".into());
     let text: String = names.iter().map(|name| format!("{name}\n")).collect();

@@ -139,6 +139,10 @@ fn cookie_secrets(config: &MasterConfig) -> Result<CookieSecrets, String> {
     Ok(CookieSecrets::new([secret]))
 }
 
+/// What agents may have under way to one shard, in bytes: receipts of 100,000 races a second by 50 agents, 90,000 datagrams
+/// of 55 and 2.3 KB each as the kernel counts them, for 80 ms.
+const FAST_BUFFER_BYTES: usize = 16 << 20;
+
 /// What a waiting query takes of a socket's receive buffer: 256 bytes of description and 512 of data, as the kernel counts
 /// them, rounded up.
 const QUEUED_QUERY_BYTES: usize = 832;
@@ -166,8 +170,13 @@ fn bind_shards(
         };
         let services: Result<Vec<UdpSocket>, String> =
             config.service_addresses.iter().map(|address| bind("service address", *address, options.clone())).collect();
-        let fast_options =
-            Options { reuse_port: true, receive_timestamps: true, transmit_timestamps: true, ..Options::default() };
+        let fast_options = Options {
+            reuse_port: true,
+            receive_timestamps: true,
+            transmit_timestamps: true,
+            receive_buffer_bytes: FAST_BUFFER_BYTES,
+            ..Options::default()
+        };
         let fast = bind("fast_path_listen", config.fast_path_listen, fast_options)?;
         let shard = Shard::new(shard_config(index), now);
         parts.push(ShardParts { shard, services: services?, fast });
