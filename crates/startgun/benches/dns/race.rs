@@ -32,8 +32,16 @@ pub const COUNTS: [usize; 4] = [1, 3, 10, 50];
 /// 1,000 outstanding queries are 200,000 races a second, were there nothing but the delay. Each socket has room for the
 /// answers to its part of them (200 KiB by default, 256 answers as the kernel counts them).
 pub const LOAD: Shape = Shape { sockets: 8, outstanding: 1_000, dnssec: false };
-/// A shard shows its counters half a second late; by then every open race is closed, and has been paid for.
-const COUNTERS_SETTLE: Duration = Duration::from_millis(700);
+/// A shard shows its counters half a second late; what does not change for so long does not change any more.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(600);
+/// Longest wait for that, as many intervals: races are over in half of one.
+const SETTLE_LOOKS_MAX: usize = 20;
+
+/// What a master counts of races.
+const MASTER_COUNTERS: [&str; 5] =
+    ["queries", "races", "receipts_departed", "receipts_not_departed", "answers_fallback"];
+/// What an agent counts of orders.
+const AGENT_COUNTERS: [&str; 2] = ["orders", "departures"];
 
 /// Races with so many agents, in one round.
 #[derive(Clone, Debug)]
@@ -81,11 +89,11 @@ impl Grounds<'_> {
         let usage = Usage::of(master.id());
         usage.keep_on_measured(self.cores)?;
         sink.during(|| self.ask_for_races(warm_up))?;
-        let before = self.counters("m1");
+        let before = self.settled("m1", &MASTER_COUNTERS)?;
         let cpu_before = usage.cpu_ns()?;
         let (answered, after, cpu_after) = sink.during(|| {
             let answered = self.ask_for_races(duration)?;
-            let after = self.counters("m1");
+            let after = self.settled("m1", &MASTER_COUNTERS)?;
             Ok::<_, String>((answered, after, usage.cpu_ns()?))
         })?;
         let received = std::mem::take(&mut sink.received);
@@ -119,10 +127,10 @@ impl Grounds<'_> {
         let usage = Usage::of(agent.id());
         usage.keep_on_measured(self.cores)?;
         self.ask_for_races(warm_up)?;
-        let before = self.counters(&name);
+        let before = self.settled(&name, &AGENT_COUNTERS)?;
         let cpu_before = usage.cpu_ns()?;
         let answered = self.ask_for_races(duration)?;
-        let after = self.counters(&name);
+        let after = self.settled(&name, &AGENT_COUNTERS)?;
         let cpu_after = usage.cpu_ns()?;
         stop(agent)?;
         stop(master)?;
@@ -181,10 +189,20 @@ impl Grounds<'_> {
         ask(&self.tools.dnsperf, self.address(), &self.zones.races(), LOAD, duration, "NOERROR")
     }
 
-    /// The status of a master or agent, once everything so far is in it.
-    fn counters(&self, name: &str) -> Value {
-        std::thread::sleep(COUNTERS_SETTLE);
-        self.stage.status(name).expect("it runs")
+    /// The status of a master or agent, once everything so far has been done, paid for, and counted: `counters` rest.
+    fn settled(&self, name: &str, counters: &[&str]) -> Result<Value, String> {
+        let look = || self.stage.status(name).expect("it runs");
+        let mut earlier = look();
+        for _ in 0..SETTLE_LOOKS_MAX {
+            std::thread::sleep(SETTLE_INTERVAL);
+            let later = look();
+            let rests = counters.iter().all(|counter| count(&later, counter) == count(&earlier, counter));
+            if rests && later["open_races"].as_u64().unwrap_or(0) == 0 {
+                return Ok(later);
+            }
+            earlier = later;
+        }
+        Err(format!("{name} does not come to rest: {earlier}"))
     }
 }
 
