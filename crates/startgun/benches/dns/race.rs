@@ -130,6 +130,8 @@ impl Grounds<'_> {
         let before = self.settled(&name, &AGENT_COUNTERS)?;
         let cpu_before = usage.cpu_ns()?;
         let answered = self.ask_for_races(duration)?;
+        // Of the newest departures: of those under load, now, and not later.
+        let lateness = self.status(&name)["masters"][0]["report"]["lateness"].clone();
         let after = self.settled(&name, &AGENT_COUNTERS)?;
         let cpu_after = usage.cpu_ns()?;
         stop(agent)?;
@@ -139,16 +141,13 @@ impl Grounds<'_> {
         if orders == 0 {
             return Err(format!("no orders among {} answers: {after}", answered.completed));
         }
-        let lateness = |quantile: &str| {
-            let span_ns = after["masters"][0]["report"]["lateness"][quantile].as_i64();
-            span_ns.map_or(f64::NAN, |span_ns| span_ns as f64 / 1e3)
-        };
+        let lateness_us = |quantile: &str| lateness[quantile].as_i64().map_or(f64::NAN, |span_ns| span_ns as f64 / 1e3);
         Ok(Answers {
             per_s: departures as f64 / answered.seconds,
             cpu_us: (cpu_after - cpu_before) as f64 / 1e3 / orders as f64,
             orders,
             failed: orders - departures.min(orders),
-            lateness_us: (lateness("p50"), lateness("p99")),
+            lateness_us: (lateness_us("p50"), lateness_us("p99")),
         })
     }
 
@@ -189,13 +188,16 @@ impl Grounds<'_> {
         ask(&self.tools.dnsperf, self.address(), &self.zones.races(), LOAD, duration, "NOERROR")
     }
 
+    fn status(&self, name: &str) -> Value {
+        self.stage.status(name).expect("it runs")
+    }
+
     /// The status of a master or agent, once everything so far has been done, paid for, and counted: `counters` rest.
     fn settled(&self, name: &str, counters: &[&str]) -> Result<Value, String> {
-        let look = || self.stage.status(name).expect("it runs");
-        let mut earlier = look();
+        let mut earlier = self.status(name);
         for _ in 0..SETTLE_LOOKS_MAX {
             std::thread::sleep(SETTLE_INTERVAL);
-            let later = look();
+            let later = self.status(name);
             let rests = counters.iter().all(|counter| count(&later, counter) == count(&earlier, counter));
             if rests && later["open_races"].as_u64().unwrap_or(0) == 0 {
                 return Ok(later);
