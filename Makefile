@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Passed on to demo, bench-clock, bench-dns and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench bench-clock bench-dns bench-departure clock-scenarios
+.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance bench-dns
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-clock  Startgun's clock beside chrony's, ten minutes, as root (ARGS=--quick for some seconds)"
 	@echo "make bench-dns  answers and races beside Knot, NSD and gdnsd, a quarter of an hour (ARGS=--quick for a minute)"
 	@echo "make bench-departure  lateness of departures beside a bare loop's, 80 s"
+	@echo "make conformance  answers beside those of BIND, NSD, Knot and PowerDNS, over UDP and TCP (ARGS=--all)"
 	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
 
 demo:
@@ -48,3 +49,7 @@ bench-departure:
 
 clock-scenarios:
 	$(CARGO) bench --locked -p startgun-sim --bench clock_scenarios -- $(ARGS)
+
+conformance:
+	$(CARGO) build --release --locked -p startgun
+	scripts/conformance $(ARGS)

@@ -4,6 +4,7 @@
 //! the same version and no agent needs it again. An agent keeps the current and the previous one: orders that
 //! were stamped just before a change still find theirs.
 
+use crate::dns::site::Signature;
 use crate::dns::{Answers, CanonicalName, PreparedAnswers};
 use crate::time::Span;
 use ring::digest;
@@ -17,6 +18,8 @@ pub const MAX_RACES: usize = 1_024;
 pub const MAX_ADDRESSES: usize = 40;
 /// Most name servers of a raced referral: 13, as many as the root has, with two addresses each take 1,000 bytes.
 pub const MAX_NAME_SERVERS: usize = 13;
+/// Most signatures of one name: two types by four keys, more than any change of keys needs at once.
+pub const MAX_SIGNATURES: usize = 8;
 
 /// What an agent does with an answer that cannot depart in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub struct PlaybookRace {
     /// What the site answers; nothing where it takes no part.
     #[serde(flatten)]
     pub answers: Answers,
+    /// What signs that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Signature>,
 }
 
 /// Everything that one site answers for one master.
@@ -87,6 +93,12 @@ impl Playbook {
             context.update(&race.ttl_s.to_be_bytes());
             context.update(&[late]);
             context.update(&race.late_tolerance.as_nanos().to_be_bytes());
+            context.update(&(race.signatures.len() as u64).to_be_bytes());
+            for signature in &race.signatures {
+                context.update(&signature.rtype.to_be_bytes());
+                context.update(&(signature.data.len() as u64).to_be_bytes());
+                context.update(signature.data.as_bytes());
+            }
             let Answers { a, aaaa, cname, ns } = &race.answers;
             let mut count = |items: usize| context.update(&(items as u64).to_be_bytes());
             count(a.len());
@@ -126,6 +138,8 @@ pub struct PreparedPlaybook {
 pub struct PreparedRace {
     /// The name; may be a wildcard.
     pub name: CanonicalName,
+    /// Time to live of the answer, in seconds.
+    pub ttl_s: u32,
     /// What happens to an answer that is late.
     pub late: LatePolicy,
     /// A departure more than this after T is late.
@@ -152,9 +166,11 @@ impl PreparedPlaybook {
             let of_servers = ns.iter().map(|server| server.addresses.len()).max().unwrap_or(0);
             within("addresses", a.len().max(aaaa.len()).max(of_servers), MAX_ADDRESSES)?;
             within("name servers", ns.len(), MAX_NAME_SERVERS)?;
+            within("signatures", race.signatures.len(), MAX_SIGNATURES)?;
             let name: CanonicalName = race.name.parse()?;
             Ok(PreparedRace {
-                answers: race.answers.prepare(&name, race.ttl_s)?,
+                answers: race.answers.prepare(&name, race.ttl_s, &race.signatures)?,
+                ttl_s: race.ttl_s,
                 name,
                 late: race.late,
                 late_tolerance: race.late_tolerance,
@@ -190,6 +206,7 @@ mod tests {
             late: LatePolicy::Drop,
             late_tolerance: Span::from_millis(2),
             answers: Answers { a: vec![Ipv4Addr::new(192, 0, 2, 1)], ..Answers::default() },
+            signatures: vec![],
         }
     }
 

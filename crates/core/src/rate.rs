@@ -1,19 +1,20 @@
-//! Token buckets per client prefix, in bounded memory.
+//! Token buckets per client prefix, in fixed memory.
 //!
-//! A forged source costs the attacker nothing, so the table must not grow with them: when it is full of buckets that
-//! are in use, a prefix without one is refused until a sweep finds idle buckets, at most once a second.
+//! A forged source costs the attacker nothing, so a table must not grow with them, and a full one must not keep out those who
+//! come later. So there is no table of prefixes: a keyed hash gives each one of [`BUCKETS`] buckets, and prefixes that
+//! meet in one share its budget. Nobody without the key can choose whom to meet. With 10,000 prefixes that are busy at once,
+//! one in seven shares with another one; a flood of forged sources drains all buckets alike, as it would drain anything.
 
-use crate::time::{LocalTime, Span};
-use std::collections::BTreeMap;
+use crate::time::LocalTime;
+use foldhash::fast::FixedState;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 
-/// Most prefixes tracked: 65,536 × about 48 bytes, 3 MiB.
-pub const MAX_PREFIXES: usize = 65_536;
-/// Least time between two sweeps of a full table: one pass over it takes about a millisecond.
-const SWEEP_INTERVAL: Span = Span::from_secs(1);
+/// Buckets: 65,536 × 16 bytes, 1 MiB.
+pub const BUCKETS: usize = 65_536;
 
 /// The prefix that shares a budget: /24 of IPv4, /56 of IPv6, as operators usually delegate them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(u8, u64);
 
 impl From<IpAddr> for Prefix {
@@ -25,12 +26,12 @@ impl From<IpAddr> for Prefix {
     }
 }
 
-/// Tokens in billionths, so that a nanosecond at 1 per second is one unit.
-const TOKEN: u128 = 1_000_000_000;
+/// Tokens in billionths, so that a nanosecond at 1 per second is one unit; 2^64 of them are 18 × 10^9 tokens.
+const TOKEN: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
-    billionths: u128,
+    billionths: u64,
     filled_at: LocalTime,
 }
 
@@ -38,42 +39,33 @@ struct Bucket {
 #[derive(Clone, Debug)]
 pub struct PrefixRate {
     per_second: u32,
-    buckets: BTreeMap<Prefix, Bucket>,
-    swept_at: Option<LocalTime>,
+    /// [`BUCKETS`] of them; none until the first is needed.
+    buckets: Vec<Bucket>,
+    hasher: FixedState,
 }
 
 impl PrefixRate {
-    /// Every prefix may take `per_second` at once and as many each second.
-    pub fn new(per_second: u32) -> Self {
-        PrefixRate { per_second, buckets: BTreeMap::new(), swept_at: None }
+    /// Every prefix may take `per_second` at once and as many each second. `seed` is what nobody outside can guess.
+    pub fn new(per_second: u32, seed: u64) -> Self {
+        PrefixRate { per_second, buckets: Vec::new(), hasher: FixedState::with_seed(seed) }
     }
 
     /// Takes one token of the prefix's budget; `false` when there is none.
     pub fn take(&mut self, now: LocalTime, prefix: Prefix) -> bool {
-        if self.buckets.len() >= MAX_PREFIXES && !self.buckets.contains_key(&prefix) && !self.sweep(now) {
-            return false;
+        let full = u64::from(self.per_second) * TOKEN;
+        if self.buckets.is_empty() {
+            self.buckets = vec![Bucket { billionths: full, filled_at: now }; BUCKETS];
         }
-        let full = u128::from(self.per_second) * TOKEN;
-        let bucket = self.buckets.entry(prefix).or_insert(Bucket { billionths: full, filled_at: now });
-        let elapsed = (now - bucket.filled_at).as_nanos().max(0) as u128;
-        bucket.billionths = (bucket.billionths + elapsed * u128::from(self.per_second)).min(full);
+        let bucket = &mut self.buckets[self.hasher.hash_one(prefix) as usize % BUCKETS];
+        let elapsed = (now - bucket.filled_at).as_nanos().max(0) as u64;
+        let gained = elapsed.saturating_mul(u64::from(self.per_second));
+        bucket.billionths = bucket.billionths.saturating_add(gained).min(full);
         bucket.filled_at = now;
         let granted = bucket.billionths >= TOKEN;
         if granted {
             bucket.billionths -= TOKEN;
         }
         granted
-    }
-
-    /// Drops idle buckets; whether there is room now.
-    fn sweep(&mut self, now: LocalTime) -> bool {
-        if self.swept_at.is_some_and(|swept| now - swept < SWEEP_INTERVAL) {
-            return false;
-        }
-        self.swept_at = Some(now);
-        // After a second without use a bucket is full again, and forgetting it changes nothing.
-        self.buckets.retain(|_, bucket| now - bucket.filled_at < Span::from_secs(1));
-        self.buckets.len() < MAX_PREFIXES
     }
 }
 
@@ -91,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_prefix_shares_one_budget_and_refills() {
-        let mut rate = PrefixRate::new(10);
+        let mut rate = PrefixRate::new(10, 1);
         let granted = (0..100).filter(|i| rate.take(at(0), prefix(&format!("192.0.2.{i}")))).count();
         assert_eq!(granted, 10);
         assert!(rate.take(at(0), prefix("192.0.3.1")));
@@ -103,14 +95,19 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_forged_sources_stays_within_the_table() {
-        let mut rate = PrefixRate::new(10);
-        for i in 0..200_000u32 {
-            rate.take(at(i64::from(i) / 1_000), Prefix(4, u64::from(i)));
-        }
-        assert_eq!(rate.buckets.len(), MAX_PREFIXES);
-        assert!(!rate.take(at(300), Prefix(4, 1 << 40)), "full of buckets in use");
-        assert!(rate.take(at(3_000), Prefix(4, 1 << 40)), "idle buckets are swept");
-        assert_eq!(rate.buckets.len(), 1);
+    fn ten_million_forged_sources_take_no_more_memory_and_keep_nobody_out_for_long() {
+        let mut rate = PrefixRate::new(10, 7);
+        let granted = (0..10_000_000u64).filter(|number| rate.take(at(0), Prefix(4, *number))).count();
+        assert_eq!(rate.buckets.len(), BUCKETS);
+        assert_eq!(granted, 10 * BUCKETS, "every bucket's budget and no more");
+        assert!(!rate.take(at(0), prefix("192.0.2.1")), "all are drained");
+        assert!(rate.take(at(100), prefix("192.0.2.1")), "and fill again");
+    }
+
+    #[test]
+    fn few_prefixes_share_a_bucket() {
+        let mut rate = PrefixRate::new(1, 7);
+        let alone = (0..10_000).filter(|number| rate.take(at(0), Prefix(4, *number))).count();
+        assert!(alone > 9_000, "{alone} of 10,000");
     }
 }

@@ -24,6 +24,9 @@ pub(crate) const STAMPS_PER_DRAIN: usize = 256;
 /// Messages of one `sendmmsg`.
 pub const SEND_BATCH: usize = 64;
 
+/// What `SO_MEMINFO` tells: the last figure counts drops (`SK_MEMINFO_DROPS` in linux/sock_diag.h).
+const MEMORY_FIGURES: usize = 9;
+
 /// How a socket is made.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -212,6 +215,24 @@ impl UdpSocket {
     /// Whether the kernel stamps what this socket sends, so that [`UdpSocket::drain_transmit_timestamps`] has something.
     pub fn stamps_departures(&self) -> bool {
         self.next_number.is_some()
+    }
+
+    /// Packets that the kernel dropped because nobody took them from this socket in time, since it was made; 0 where it
+    /// does not tell.
+    pub fn dropped(&self) -> u32 {
+        let mut figures = [0u32; MEMORY_FIGURES];
+        let mut length = size_of_val(&figures) as libc::socklen_t;
+        // SAFETY: `figures` has room for `length` bytes, and the kernel writes no more than that.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                figures.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if check(result).is_ok() { figures[MEMORY_FIGURES - 1] } else { 0 }
     }
 
     /// The address that it is bound to.

@@ -5,6 +5,7 @@
 
 use domain::base::{MessageBuilder, Name, Rtype};
 use startgun_core::control::ForwardDelay;
+use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{Answers, RacedName, Record, ZoneSet};
 use startgun_core::master::{
     AgentView, Arrival, Delay, Output, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp, Transmit,
@@ -27,7 +28,7 @@ fn service() -> Arc<Service> {
     let record = |owner: &str, rtype, data: &[u8]| Record { owner: name(owner), rtype, ttl_s: 300, data: data.into() };
     let soa = [b"\x02ns\x04test\x00\x04host\x04test\x00".as_slice(), &[0; 20]].concat();
     let records = [record("test", Rtype::SOA, &soa), record("plain.test", Rtype::A, &[192, 0, 2, 1])];
-    let races = [RacedName { name: name("*.race.test"), index: 0, is_referral: false }];
+    let races = [RacedName { name: name("*.race.test"), index: 0, types: vec![], is_referral: false }];
     let zones = ZoneSet::build([(name("test"), records.to_vec())], &races).unwrap_or_else(|error| panic!("{error}"));
     let addresses = |last| Answers { a: vec![Ipv4Addr::new(198, 18, 1, last)], ..Answers::default() };
     let race = RaceConfig {
@@ -56,6 +57,10 @@ fn shard(service: &Arc<Service>, agents: u32, now: LocalTime) -> Shard {
         fallback_after: Span::from_millis(250),
         max_total_delay: Span::from_millis(300),
         races_per_source_per_s: 1_000_000,
+        responses_per_prefix_per_s: 0,
+        slip: 2,
+        cookies: CookieSecrets::default(),
+        even_delay: Vec::new(),
         sync_signal_interval: Span::from_secs(100_000),
     };
     let mut shard = Shard::new(config, now);

@@ -9,6 +9,7 @@ mod host_time;
 mod http;
 mod master;
 mod race;
+mod reload;
 mod signal;
 mod startup;
 mod status;
@@ -38,6 +39,7 @@ enum Command {
     Status(status::StatusArgs),
     Race(race::RaceArgs),
     Signal(signal::SignalArgs),
+    Reload(reload::ReloadArgs),
     Demo(demo::DemoArgs),
     /// Make, show, renew and revoke the certificates of masters and agents
     Fleet(fleet::FleetArgs),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Race(args) => race::run(&args),
         Command::Signal(args) => signal::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Fleet(args) => fleet::run(args).map_err(|error| error.to_string()),
     };

@@ -3,9 +3,6 @@
 use crate::status::{self, Answer, Request};
 use std::path::PathBuf;
 
-/// Where packages put the master's socket.
-const DEFAULT_SOCKET: &str = "/run/startgun/master.sock";
-
 /// Fire a signal: the answers of every open race that waits for it depart
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -18,7 +15,7 @@ pub struct SignalArgs {
     /// The signal's name, `signal` of a [[race]] in the master's configuration
     name: String,
     /// The master's status socket, `status_socket` in its configuration
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    #[arg(long, value_name = "PATH", default_value = status::MASTER_SOCKET)]
     socket: PathBuf,
     /// Print the answer as one JSON document
     #[arg(long)]
@@ -37,6 +34,7 @@ pub fn run(args: &SignalArgs) -> Result<(), String> {
         Answer::Signalled { name, races: 0, .. } => println!("signal {name}: no race was waiting"),
         Answer::Signalled { name, races, agents } => println!("signal {name}: {races} races, {agents} agents"),
         Answer::Refused { reason, known } if known.is_empty() => return Err(reason),
+        Answer::Reloaded { .. } => return Err("not an answer to this request".into()),
         Answer::Refused { reason, known } => return Err(format!("{reason}; known are {}", known.join(", "))),
     }
     Ok(())

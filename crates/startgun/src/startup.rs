@@ -55,6 +55,12 @@ pub fn seed() -> Result<[u8; 32], String> {
     Ok(seed)
 }
 
+/// The time of day, in nanoseconds since 1970.
+pub fn unix_ns() -> i64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// The name in the configuration must be the certificate's.
 ///
 /// # Errors

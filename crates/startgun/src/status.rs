@@ -99,12 +99,22 @@ pub struct RaceDocument {
     pub start_spread: Option<Quantiles>,
 }
 
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reload may take: ten million records are read in half a minute.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where packages put the master's socket.
+pub const MASTER_SOCKET: &str = "/run/startgun/master.sock";
+
 /// What a status socket can be asked to do.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Fire the signal of this name.
     Signal(String),
+    /// Read the configuration anew.
+    Reload,
 }
 
 /// What became of a [`Request`].
@@ -119,6 +129,13 @@ pub enum Answer {
         races: usize,
         /// Agents that held answers for them.
         agents: usize,
+    },
+    /// Another configuration is served.
+    Reloaded {
+        /// What it holds, in short.
+        summary: String,
+        /// What deserves a thought.
+        warnings: Vec<String>,
     },
     /// Nothing was done.
     Refused {
@@ -230,7 +247,9 @@ pub async fn serve(listener: UnixListener, source: Source, performer: Option<Per
 async fn perform(request: Request, performer: Option<&Performer>) -> Answer {
     match performer {
         Some(performer) => performer(request).await,
-        None => Answer::Refused { reason: "an agent fires no signals: ask its master".into(), known: Vec::new() },
+        None => {
+            Answer::Refused { reason: "an agent does nothing on request: ask its master".into(), known: Vec::new() }
+        }
     }
 }
 
@@ -269,16 +288,17 @@ async fn read_request(stream: &mut tokio::net::UnixStream) -> Result<Option<Requ
 pub fn ask(socket: &Path, request: &Request) -> Result<Answer, String> {
     let mut line = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     line.push(b'\n');
-    let json = converse(socket, &line)?;
+    let patience = if matches!(request, Request::Reload) { RELOAD_PATIENCE } else { PATIENCE };
+    let json = converse(socket, &line, patience)?;
     serde_json::from_slice(&json).map_err(|error| format!("{}: not an answer to a request: {error}", socket.display()))
 }
 
 /// Sends what there is to send, and reads what comes back.
-fn converse(socket: &Path, request: &[u8]) -> Result<Vec<u8>, String> {
+fn converse(socket: &Path, request: &[u8], patience: Duration) -> Result<Vec<u8>, String> {
     let fault = |error: io::Error| format!("{}: {error}", socket.display());
     let mut stream = UnixStream::connect(socket)
         .map_err(|error| format!("{} (is a master or agent running, with this status_socket?)", fault(error)))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(fault)?;
+    stream.set_read_timeout(Some(patience)).map_err(fault)?;
     stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write)).map_err(fault)?;
     let mut json = Vec::new();
     stream.take(MAX_DOCUMENT).read_to_end(&mut json).map_err(fault)?;
@@ -290,7 +310,7 @@ fn converse(socket: &Path, request: &[u8]) -> Result<Vec<u8>, String> {
 /// # Errors
 /// Where nobody listens, or something else does.
 pub fn fetch(socket: &Path) -> Result<Document, String> {
-    let json = converse(socket, b"")?;
+    let json = converse(socket, b"", PATIENCE)?;
     serde_json::from_slice(&json).map_err(|error| format!("{}: not a status document: {error}", socket.display()))
 }
 
@@ -464,7 +484,10 @@ mod tests {
                 client.shutdown().await.map_err(|error| error.to_string())?;
             }
             let request = read_request(&mut server).await?;
-            Ok(request.map(|Request::Signal(name)| name))
+            Ok(request.map(|request| match request {
+                Request::Signal(name) => name,
+                Request::Reload => panic!("a signal was asked for"),
+            }))
         })
     }
 

@@ -313,6 +313,9 @@ fn order_by_hand(world: &World, transmit: TransmitIdentifier, query: &'static [u
         service: service_address(),
         client: client(),
         query,
+        cookie: None,
+        proof: &[],
+        proof_count: 0,
     }
 }
 

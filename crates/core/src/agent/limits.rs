@@ -34,7 +34,8 @@ impl Budget {
     pub(super) fn new(limits: Limits) -> Self {
         Budget {
             limits,
-            per_prefix: PrefixRate::new(limits.departures_per_prefix_per_s),
+            // Only masters' orders reach it, so nobody chooses which prefixes meet.
+            per_prefix: PrefixRate::new(limits.departures_per_prefix_per_s, 0),
             second: LocalTime::from_nanos(0),
             this_second: 0,
         }

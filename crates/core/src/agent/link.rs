@@ -9,7 +9,7 @@ use crate::control::{ClockFigures, ForwardDelay, Lateness, MeshSalt, StandDown, 
 use crate::playbook::{PlaybookVersion, PreparedPlaybook};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
 use crate::window::{Window, percentile};
-use crate::wire::session::{self, CHALLENGE, SECRET_BYTES};
+use crate::wire::session::{self, CHALLENGE, MAX_PLAIN, SECRET_BYTES};
 use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Receipt, Sealer, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -60,6 +60,8 @@ pub(super) struct Link {
     standing: Standing,
     /// Which shard ordered a race: its receipts go back there.
     shard_of_race: BTreeMap<u64, u8>,
+    /// Receipts that wait to be sent together, by shard; at most 64 shards of one datagram.
+    receipts: BTreeMap<u8, Vec<u8>>,
 }
 
 impl Link {
@@ -81,6 +83,7 @@ impl Link {
             gate: ClockGate::default(),
             standing: Standing { stand_down: Some(StandDown::NoSession), by_after: None },
             shard_of_race: BTreeMap::new(),
+            receipts: BTreeMap::new(),
         }
     }
 
@@ -161,23 +164,41 @@ impl Link {
         Some(opener.open(datagram, plain).map(|()| shard))
     }
 
-    fn seal(&mut self, shard: u8, frame: &Frame<'_>) -> Option<(SocketAddr, Vec<u8>)> {
+    fn seal(&mut self, shard: u8, plain: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
         let to = self.fast_path?;
         let sealer = self.sessions.back_mut()?.sealers.get_mut(&shard)?;
-        let (mut plain, mut bytes) = (Vec::with_capacity(64), Vec::with_capacity(128));
-        frame.encode(&mut plain);
-        sealer.seal(&plain, &mut bytes);
+        let mut bytes = Vec::with_capacity(128);
+        sealer.seal(plain, &mut bytes);
         Some((to, bytes))
     }
 
-    pub(super) fn seal_receipt(&mut self, now: LocalTime, receipt: Receipt) -> Option<(SocketAddr, Vec<u8>)> {
-        let session = self.sessions.back()?;
-        if session.ends_at.is_some_and(|end| now > end) {
-            return None;
-        }
+    /// Puts a receipt with those that go to the same shard; a datagram where they fill one.
+    pub(super) fn gather_receipt(&mut self, receipt: Receipt) -> Option<(SocketAddr, Vec<u8>)> {
         // A race's number carries its shard in the top byte; an order that was refused was never noted.
         let shard = self.shard_of_race.get(&receipt.race).copied().unwrap_or((receipt.race >> 56) as u8);
-        self.seal(shard, &Frame::Receipt(receipt))
+        let frame = Frame::Receipt(receipt);
+        let gathered = self.receipts.entry(shard).or_default();
+        frame.encode(gathered);
+        let is_full = gathered.len() + frame.encoded_len() > MAX_PLAIN;
+        if is_full { self.seal_receipts(shard) } else { None }
+    }
+
+    /// The receipts that were gathered for one shard, if any; lost where no session is left to send them.
+    fn seal_receipts(&mut self, shard: u8) -> Option<(SocketAddr, Vec<u8>)> {
+        let mut plain = core::mem::take(self.receipts.get_mut(&shard)?);
+        let sealed = if plain.is_empty() { None } else { self.seal(shard, &plain) };
+        plain.clear();
+        self.receipts.insert(shard, plain);
+        sealed
+    }
+
+    /// All receipts that were gathered.
+    pub(super) fn take_receipts(&mut self, now: LocalTime) -> Vec<(SocketAddr, Vec<u8>)> {
+        if self.sessions.back().is_none_or(|session| session.ends_at.is_some_and(|end| now > end)) {
+            self.receipts.clear();
+        }
+        let shards: Vec<u8> = self.receipts.keys().copied().collect();
+        shards.into_iter().filter_map(|shard| self.seal_receipts(shard)).collect()
     }
 
     pub(super) fn note_shard(&mut self, race: u64, shard: u8) {
@@ -233,7 +254,9 @@ impl Link {
         }
         let exchange = self.exchanger.request(now);
         // Every shard answers; the first is as good as any, and keeps the interleaved stamps together.
-        let (to, bytes) = self.seal(0, &Frame::SyncRequest { exchange })?;
+        let mut plain = Vec::with_capacity(64);
+        Frame::SyncRequest { exchange }.encode(&mut plain);
+        let (to, bytes) = self.seal(0, &plain)?;
         Some((to, bytes, exchange))
     }
 

@@ -20,6 +20,7 @@ mod readiness;
 use crate::clock::host::HostTime;
 use crate::clock::{ClockConfig, Reading, Update};
 use crate::control::{AgentReport, MeshFigures, MeshSalt, StandDown, ToAgent, ToMaster};
+use crate::dns::answer::Proven;
 use crate::dns::answer::{Response, Transport};
 use crate::dns::query::{Query, Verdict};
 use crate::playbook::{LatePolicy, PreparedPlaybook};
@@ -40,6 +41,9 @@ pub const MAX_PENDING: usize = 65_536;
 /// How long an order for a signal is held before it expires; also the longest a finished race is remembered, so that
 /// an order of a lower revision that was overtaken changes nothing.
 pub const HOLD: Span = Span::from_secs(2);
+/// How long a receipt waits for others: a master under load hears of fifty departures in one datagram instead of one.
+/// What it waits for is a quarter of a second away (`fallback_after`), or, when all agents refuse, worth 5 ms.
+const RECEIPT_DELAY: Span = Span::from_millis(5);
 /// Least time between two reports.
 const REPORT_INTERVAL: Span = Span::from_secs(1);
 
@@ -148,6 +152,9 @@ pub struct Agent {
     counters: Counters,
     outputs: VecDeque<Output>,
     report_at: LocalTime,
+    /// When the receipts that were gathered are sent.
+    receipts_at: Option<LocalTime>,
+    unix_minus_local_ns: Option<i64>,
     mesh: Mesh,
     paths_at: LocalTime,
     plain: Vec<u8>,
@@ -174,6 +181,8 @@ impl Agent {
             counters: Counters::new(),
             outputs: VecDeque::new(),
             report_at: now,
+            receipts_at: None,
+            unix_minus_local_ns: None,
             plain: Vec::new(),
         }
     }
@@ -248,6 +257,11 @@ impl Agent {
     /// counts for ten seconds.
     pub fn handle_host_time(&mut self, time: Option<HostTime>) {
         self.links.iter_mut().for_each(|link| link.clock_mut().handle_host_time(time));
+    }
+
+    /// What this host's clock for the time of day shows, in nanoseconds since 1970: signatures end by it.
+    pub fn handle_wall_clock(&mut self, now: LocalTime, unix_ns: i64) {
+        self.unix_minus_local_ns = Some(unix_ns - now.as_nanos());
     }
 
     /// This host's own clock stepped, or stood still while it was suspended: nothing that was measured by it holds, and
@@ -407,6 +421,11 @@ impl Agent {
         if !race.covers(query.name()) || !race.answers.serve(query.rtype()) {
             return Err(Refusal::UnknownName);
         }
+        // Without a time of day nothing is known to end; the master's own signatures are of the same age.
+        let unix_s = self.unix_minus_local_ns.map(|offset| (now.as_nanos() + offset).div_euclid(1_000_000_000) as u32);
+        if unix_s.is_some_and(|unix_s| !race.answers.hold(unix_s, race.ttl_s)) {
+            return Err(Refusal::SignatureEnds);
+        }
         let (at, transmit_at) = self.instant(now, received_at, master, order.transmit)?;
         let late_after = (!matches!(order.transmit, TransmitIdentifier::On(_))).then_some(race.late_tolerance);
         let latest = late_after.filter(|_| race.late == LatePolicy::Drop).map(|tolerance| at + tolerance);
@@ -414,7 +433,11 @@ impl Agent {
             return Err(Refusal::TableFull);
         }
         self.limits.take(now, order.client)?;
-        let bytes = Response::new(&query, Transport::Udp, &self.config.site).site(&race.answers, Vec::new());
+        let bytes = Response::new(&query, Transport::Udp, &self.config.site).with_cookie(order.cookie).site(
+            &race.answers,
+            &Proven { records: order.proof.to_vec(), count: order.proof_count },
+            Vec::new(),
+        );
 
         let key = key.unwrap_or_else(|| {
             self.next_key += 1;
@@ -559,9 +582,15 @@ impl Agent {
         lateness: Span,
     ) {
         let receipt = Receipt { race, revision, outcome, lateness };
-        if let Some((to, bytes)) = self.links[master].seal_receipt(now, receipt) {
-            self.outputs.push_back(Output::Send { to, bytes, exchange: None });
-        }
+        let full = self.links[master].gather_receipt(receipt);
+        self.outputs.extend(full.map(|(to, bytes)| Output::Send { to, bytes, exchange: None }));
+        self.receipts_at.get_or_insert(now + RECEIPT_DELAY);
+    }
+
+    fn send_receipts(&mut self, now: LocalTime) {
+        self.receipts_at = None;
+        let datagrams = self.links.iter_mut().flat_map(|link| link.take_receipts(now));
+        self.outputs.extend(datagrams.map(|(to, bytes)| Output::Send { to, bytes, exchange: None }));
     }
 
     /// The kernel's transmit timestamp of a datagram that belonged to an exchange.
@@ -583,6 +612,9 @@ impl Agent {
         }
         while let Some((to, bytes, session, exchange)) = self.mesh.poll_request(now) {
             self.outputs.push_back(Output::Send { to, bytes, exchange: Some(Stamped::PeerRequest(session, exchange)) });
+        }
+        if self.receipts_at.is_some_and(|at| now >= at) {
+            self.send_receipts(now);
         }
         if now >= self.paths_at {
             self.paths_at = now + PATHS_INTERVAL;
@@ -624,7 +656,11 @@ impl Agent {
         let exchange = requests.min().map(|at| (at, Timer::Exchange));
         let paths = self.config.mesh.is_some().then_some((self.paths_at, Timer::Report));
         let expiry = self.expiries.first_key_value().map(|((at, _), ())| (*at, Timer::Expiry));
-        [exchange, expiry, paths, Some((self.report_at, Timer::Report))].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let receipts = self.receipts_at.map(|at| (at, Timer::Receipts));
+        [exchange, expiry, paths, receipts, Some((self.report_at, Timer::Report))]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// What is to be done next; `None` when everything was handed out.
@@ -678,6 +714,8 @@ pub enum Timer {
     Exchange,
     /// When to forget a race.
     Expiry,
+    /// When to send receipts.
+    Receipts,
     /// When to report, or to tell what was measured of the mesh's paths.
     Report,
 }

@@ -130,6 +130,8 @@ pub enum Refusal {
     UnknownPlaybook,
     /// The playbook has no such name, or the query asks for another.
     UnknownName,
+    /// The answer's signature would end while resolvers keep the answer.
+    SignatureEnds,
     /// The agent's configuration does not list the service address for this master.
     ForeignService,
     /// The service address has not passed the source self-test.
@@ -157,6 +159,7 @@ impl Refusal {
             Refusal::StandingDown => "order_refused_standing_down",
             Refusal::UnknownPlaybook => "order_refused_unknown_playbook",
             Refusal::UnknownName => "order_refused_unknown_name",
+            Refusal::SignatureEnds => "order_refused_signature_ends",
             Refusal::ForeignService => "order_refused_foreign_service",
             Refusal::UntestedService => "order_refused_untested_service",
             Refusal::TooFarAhead => "order_refused_too_far_ahead",

@@ -88,8 +88,27 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// What a site answers, or the fallback; an empty answer where there is none of the type.
-    pub fn site(&self, answers: &PreparedAnswers, out: Vec<u8>) -> Vec<u8> {
+    /// What must be proven beside a raced answer that comes from a wildcard, where its zone is signed and the client wants to
+    /// know: records for the authority section, for [`Response::site`] of whoever answers. Nothing for all other queries.
+    pub fn raced_proof(&self, zones: &ZoneSet, out: Vec<u8>) -> Proven {
+        let found = self.signed().then(|| zones.unraced(self.query.name(), self.query.rtype())).flatten();
+        match found.map(|found| (found.zone, found.kind)) {
+            Some((zone, MatchKind::Wildcard { encloser, .. })) if zone.is_signed() => {
+                let proof = zone.prove_wildcard(self.query.name(), encloser);
+                let mut writer = Writer::new(self.query, out, MAX_ANSWER);
+                for (owner, set) in proof.iter().flatten() {
+                    // An answer with less proof than it needs is refused by whoever wanted it; there is no better one.
+                    let _ = writer.push_apart(owner, *set);
+                }
+                writer.into_records()
+            }
+            _ => Proven::default(),
+        }
+    }
+
+    /// What a site answers, or the fallback; an empty answer where there is none of the type. `proven` is
+    /// [`Response::raced_proof`]'s.
+    pub fn site(&self, answers: &PreparedAnswers, proven: &Proven, out: Vec<u8>) -> Vec<u8> {
         let signed = self.signed();
         self.build(out, OptRcode::NOERROR, None, |writer| {
             let Some(set) = answers.set(self.query.rtype()) else {
@@ -98,7 +117,9 @@ impl<'a> Response<'a> {
             };
             if set.rtype != Rtype::NS {
                 writer.set_authoritative();
-                return writer.push(set, writer.question(), signed);
+                writer.push(set, writer.question(), signed)?;
+                writer.enter(Section::Authority);
+                return writer.push_records(&proven.records, proven.count);
             }
             writer.enter(Section::Authority);
             writer.push(set, owner_of(writer.question(), set), signed)?;
@@ -147,6 +168,7 @@ impl<'a> Response<'a> {
             placement: writer.question(),
             proofs: [None; MAX_PROOFS],
             seen: [0; MAX_ALIASES],
+            redirected: [0; MAX_ALIASES],
         };
         walk.rename(self.query.name());
         let mut code = OptRcode::NOERROR;
@@ -239,6 +261,15 @@ fn finish(mut writer: Writer<'_>, filled: Result<(), Full>, code: OptRcode, opt:
     writer.finish(&opt.bytes[..opt.length])
 }
 
+/// Encoded records that stand at any place of a message with the same question.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proven {
+    /// One after the other; names in them point into the question only.
+    pub records: Vec<u8>,
+    /// How many.
+    pub count: u8,
+}
+
 /// Extended errors, RFC 8914 section 4.
 const PROHIBITED: u16 = 18;
 const NOT_AUTHORITATIVE: u16 = 20;
@@ -270,6 +301,8 @@ struct Walk<'z> {
     proofs: [Option<(&'z [u8], SetRef<'z>)>; MAX_PROOFS],
     /// Hashes of the names that were looked at.
     seen: [u64; MAX_ALIASES],
+    /// Hashes of the owners of DNAMEs that were followed.
+    redirected: [u64; MAX_ALIASES],
 }
 
 /// Where a step leads.
@@ -401,6 +434,13 @@ impl<'z> Walk<'z> {
         code: &mut OptRcode,
     ) -> Result<Step<'z>, Full> {
         let Some(set) = zone.node_set(dname, Rtype::DNAME) else { return Ok(Step::End) };
+        // One that leads below itself leads on for ever. Who is led to the same one twice may ask again.
+        let owner_hash = super::zone::hash(zone.node_name(dname));
+        let free = self.redirected.iter().position(|known| *known == 0 || *known == owner_hash);
+        match free {
+            Some(place) if self.redirected[place] == 0 => self.redirected[place] = owner_hash,
+            _ => return Ok(Step::End),
+        }
         writer.push(set, owner_of(self.placement, set), self.signed)?;
         let owner = zone.node_name(dname);
         let target = set.encoded_data().next().and_then(leading_name).unwrap_or(&[0]);

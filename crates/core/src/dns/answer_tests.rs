@@ -55,14 +55,16 @@ fn section(message: &Message<Vec<u8>>) -> Vec<String> {
 
 fn site(a: Vec<Ipv4Addr>) -> PreparedAnswers {
     let answers = Answers { a, ..Answers::default() };
-    answers.prepare(&"www.cdn.test".parse().expect("a name"), 30).expect("names")
+    answers.prepare(&"www.cdn.test".parse().expect("a name"), 30, &[]).expect("names")
 }
 
 #[test]
 fn a_site_answers_with_id_question_case_and_identifier_echoed() {
     let packet = query_bytes("wWw.CdN.tEsT", Rtype::A, Some(1232));
     let answers = site(vec![Ipv4Addr::new(192, 0, 2, 7)]);
-    let bytes = with_query(&packet, |query| Response::new(query, Transport::Udp, "tokyo").site(&answers, Vec::new()));
+    let bytes = with_query(&packet, |query| {
+        Response::new(query, Transport::Udp, "tokyo").site(&answers, &Proven::default(), Vec::new())
+    });
     let message = Message::from_octets(bytes).expect("a message");
     assert_eq!(message.header().id(), 0x1234);
     assert!(message.header().aa() && message.header().qr() && message.header().rd());
@@ -132,7 +134,9 @@ fn an_answer_that_does_not_fit_is_emptied_and_marked() {
         (None, Transport::Tcp { keepalive: None }, true),
     ] {
         let packet = query_bytes("www.cdn.test", Rtype::A, size);
-        let bytes = with_query(&packet, |query| Response::new(query, transport, "m1").site(&answers, Vec::new()));
+        let bytes = with_query(&packet, |query| {
+            Response::new(query, transport, "m1").site(&answers, &Proven::default(), Vec::new())
+        });
         let message = Message::from_octets(bytes).expect("a message");
         assert_eq!(message.header().tc(), !fits);
         assert_eq!(message.header_counts().ancount(), if fits { 100 } else { 0 });
@@ -153,4 +157,66 @@ fn errors_echo_the_id_and_badvers_brings_its_opt() {
     let message = Message::from_octets(error(&packet, OptRcode::BADVERS, Vec::new())).expect("a message");
     let opt = message.opt().expect("an OPT record");
     assert_eq!(opt.rcode(message.header()), OptRcode::BADVERS);
+}
+
+/// Zones for the ways of aliases: `one.test.` and `two.test.`.
+fn alias_zones() -> ZoneSet {
+    use crate::dns::zone::tests::record;
+    let soa = |apex: &str| record(apex, Rtype::SOA, &[b"\0\0".as_slice(), &[0; 20]].concat());
+    let one = vec![
+        soa("one.test"),
+        record("loop.one.test", Rtype::DNAME, b"\x04deep\x04loop\x03one\x04test\x00"),
+        record("there.one.test", Rtype::DNAME, b"\x03two\x04test\x00"),
+        record("a.one.test", Rtype::CNAME, b"\x01b\x03one\x04test\x00"),
+        record("b.one.test", Rtype::CNAME, b"\x01a\x03one\x04test\x00"),
+        record("*.wild.one.test", Rtype::CNAME, b"\x01h\x03two\x04test\x00"),
+        record("gone.one.test", Rtype::CNAME, b"\x07nowhere\x03two\x04test\x00"),
+        record("out.one.test", Rtype::CNAME, b"\x07example\x03org\x00"),
+    ];
+    let two = vec![soa("two.test"), record("h.two.test", Rtype::A, &[192, 0, 2, 7])];
+    let name = |text: &str| text.parse().expect("a name");
+    ZoneSet::build([(name("one.test"), one), (name("two.test"), two)], &[]).expect("zones")
+}
+
+fn told(name: &str, rtype: Rtype) -> (Rcode, Vec<String>) {
+    let zones = alias_zones();
+    let packet = query_bytes(name, rtype, Some(1232));
+    let bytes = with_query(&packet, |query| {
+        let lookup = zones.lookup(query.name(), rtype);
+        Response::new(query, Transport::Udp, "m1").central(&zones, lookup, Vec::new())
+    });
+    let message = Message::from_octets(bytes).expect("a message");
+    (message.header().rcode(), section(&message))
+}
+
+#[test]
+fn aliases_end_where_they_lead_and_loops_end_at_all() {
+    let (code, answer) = told("x.wild.one.test", Rtype::A);
+    assert_eq!(code, Rcode::NOERROR);
+    assert_eq!(answer, ["x.wild.one.test 300 h.two.test.", "h.two.test 300 192.0.2.7"], "into another zone");
+    let (code, answer) = told("gone.one.test", Rtype::A);
+    assert_eq!((code, answer.len()), (Rcode::NXDOMAIN, 1), "RFC 6604 section 2.1: of the last name");
+    let (code, answer) = told("out.one.test", Rtype::A);
+    assert_eq!((code, answer.len()), (Rcode::NOERROR, 1), "nobody here knows more");
+    let (code, answer) = told("a.one.test", Rtype::A);
+    assert_eq!(code, Rcode::NOERROR);
+    assert_eq!(answer, ["a.one.test 300 b.one.test.", "b.one.test 300 a.one.test."], "each once");
+}
+
+#[test]
+fn a_dname_brings_an_alias_and_is_followed_once() {
+    let (code, answer) = told("H.there.one.test", Rtype::A);
+    assert_eq!(code, Rcode::NOERROR);
+    assert_eq!(
+        answer,
+        ["there.one.test 300 two.test.", "H.there.one.test 300 h.two.test.", "h.two.test 300 192.0.2.7"]
+    );
+    let (code, answer) = told("x.loop.one.test", Rtype::A);
+    assert_eq!(code, Rcode::NOERROR);
+    assert_eq!(answer, ["loop.one.test 300 deep.loop.one.test.", "x.loop.one.test 300 x.deep.loop.one.test."]);
+    let long = format!("{0}.{0}.{0}.{1}.loop.one.test", "l".repeat(63), "m".repeat(46));
+    let (code, answer) = told(&long, Rtype::A);
+    assert_eq!((code, answer.len()), (Rcode::YXDOMAIN, 1), "RFC 6672 section 2.2: it would be too long");
+    let (_, answer) = told("x.there.one.test", Rtype::CNAME);
+    assert_eq!(answer.len(), 2, "the alias is what was asked for");
 }

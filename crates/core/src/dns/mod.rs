@@ -7,9 +7,11 @@
 //! sets are encoded when they are loaded (`set`), and an answer is mostly a copy (`writer`).
 
 pub mod answer;
+pub mod cookie;
 pub mod name;
 pub mod query;
 mod set;
+pub mod sign;
 pub mod site;
 mod writer;
 pub mod zone;

@@ -255,6 +255,12 @@ impl OwnedSet {
         set
     }
 
+    /// Adds an RRSIG record that covers it.
+    pub(super) fn sign(&mut self, owner: &[u8], ttl_s: u32, data: &[u8]) {
+        encode_record(owner, Rtype::RRSIG, ttl_s, data, 0, &mut self.signatures, &mut Vec::new());
+        self.signature_count += 1;
+    }
+
     /// The set, for writing.
     pub fn as_ref(&self) -> SetRef<'_> {
         SetRef {

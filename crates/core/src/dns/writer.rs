@@ -3,6 +3,7 @@
 //! Names are compressed against the question's, and an alias's target is pointed to where it was written; nothing else is
 //! searched for. See [`super::set`] for why a set is mostly a copy.
 
+use super::answer::Proven;
 use super::query::Query;
 use super::set::{Placement, QUESTION, SetRef, compress, pointer};
 use domain::base::iana::OptRcode;
@@ -136,6 +137,34 @@ impl<'q> Writer<'q> {
             }
         }
         self.settle(start, set.count + if signed { set.signature_count } else { 0 })
+    }
+
+    /// As [`Writer::push_named`] with signatures, but no record points to another one.
+    pub(super) fn push_apart(&mut self, owner: &[u8], set: SetRef<'_>) -> Result<(), Full> {
+        let start = self.out.len();
+        let mut rest = [set.wire, set.signatures].concat();
+        while !rest.is_empty() {
+            let following = rest.split_off(record_length(&rest));
+            self.write_name(owner);
+            self.out.extend_from_slice(&rest[2..]);
+            rest = following;
+        }
+        self.settle(start, set.count + set.signature_count)
+    }
+
+    /// Appends records that [`Writer::push_apart`] encoded for the same question.
+    pub(super) fn push_records(&mut self, records: &[u8], count: u8) -> Result<(), Full> {
+        let start = self.out.len();
+        self.out.extend_from_slice(records);
+        self.settle(start, u16::from(count))
+    }
+
+    /// What was appended behind the question, without it.
+    pub(super) fn into_records(mut self) -> Proven {
+        let begin = usize::from(QUESTION) + self.name.len() + 4;
+        let count = self.counts[self.section as usize] as u8;
+        self.out.drain(..begin);
+        Proven { records: self.out, count }
     }
 
     /// Appends a CNAME record whose owner stands at `placement`; where its target stands then.

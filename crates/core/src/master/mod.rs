@@ -8,16 +8,19 @@ pub mod central;
 mod mesh;
 mod roster;
 mod shard;
+mod signing;
 
 pub use roster::{AgentStatus, Roster, RosterConfig, RosterOutput, Slot};
 pub use shard::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Signalled, Timer};
+pub use signing::{Signers, SigningError};
 
 use crate::dns::name::NameError;
 use crate::dns::{Answers, CanonicalName, PreparedAnswers, RacedName, ZoneSet};
-use crate::playbook::{LatePolicy, Playbook, PlaybookRace};
+use crate::playbook::{LatePolicy, MAX_RACES, Playbook, PlaybookRace};
 use crate::time::Span;
 use domain::base::Rtype;
 use serde::{Deserialize, Serialize};
+use signing::RaceSignatures;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -104,6 +107,16 @@ pub struct RaceConfig {
 }
 
 impl RaceConfig {
+    /// What is left of a race that is no more: its name, in its place.
+    fn retire(self) -> Self {
+        RaceConfig { sites: BTreeMap::new(), fallback: Answers::default(), ..self }
+    }
+
+    /// Whether the race is no more ([`Service::succeed`]).
+    pub fn is_retired(&self) -> bool {
+        self.sites.is_empty() && self.fallback == Answers::default()
+    }
+
     /// Whether any site answers questions for this type.
     pub fn serves(&self, rtype: Rtype) -> bool {
         self.sites.values().any(|site| site.serve(rtype))
@@ -112,7 +125,10 @@ impl RaceConfig {
     /// The name as its zone has to know it.
     pub fn raced_name(&self, index: u16) -> RacedName {
         let is_referral = self.sites.values().any(|site| !site.ns.is_empty());
-        RacedName { name: self.name.clone(), index, is_referral }
+        let mut types: Vec<Rtype> = self.sites.values().chain([&self.fallback]).flat_map(Answers::types).collect();
+        types.sort_unstable_by_key(|rtype| rtype.to_int());
+        types.dedup();
+        RacedName { name: self.name.clone(), index, types, is_referral }
     }
 }
 
@@ -131,6 +147,8 @@ pub struct Service {
     pub races: Vec<RaceConfig>,
     /// What the master answers itself, by the same index.
     fallbacks: Vec<PreparedAnswers>,
+    /// Signatures of raced names in signed zones, by the same index; empty until [`Service::sign`].
+    signatures: Vec<Option<RaceSignatures>>,
 }
 
 impl Service {
@@ -139,22 +157,61 @@ impl Service {
     /// # Errors
     /// Where a name in a fallback is none.
     pub fn new(master: String, zones: ZoneSet, races: Vec<RaceConfig>) -> Result<Self, NameError> {
-        let prepare = |race: &RaceConfig| race.fallback.prepare(&race.name, race.ttl_s.min(MAX_FALLBACK_TTL_S));
+        let prepare = |race: &RaceConfig| race.fallback.prepare(&race.name, race.ttl_s.min(MAX_FALLBACK_TTL_S), &[]);
         let fallbacks = races.iter().map(prepare).collect::<Result<_, _>>()?;
-        Ok(Service { master, zones, races, fallbacks })
+        Ok(Service { master, zones, races, fallbacks, signatures: Vec::new() })
+    }
+
+    /// The same service, to take the place of `previous` while races run and agents still play what they were told: a race
+    /// keeps the index that its name had, one that is no more leaves an empty place, and new ones take places that were
+    /// empty before or come behind. Signatures are to be made after this.
+    ///
+    /// # Errors
+    /// The number of places needed, where that is more than [`MAX_RACES`]: a restart begins anew.
+    pub fn succeed(mut self, previous: &Service) -> Result<Self, usize> {
+        let mut places: Vec<Option<usize>> = vec![None; previous.races.len()];
+        let mut fresh = Vec::new();
+        for (own, race) in self.races.iter().enumerate() {
+            match previous.races.iter().position(|before| before.name == race.name) {
+                Some(place) => places[place] = Some(own),
+                None => fresh.push(own),
+            }
+        }
+        // A place that was empty before already is in no playbook that an agent still has.
+        let empty = previous.races.iter().map(RaceConfig::is_retired);
+        let mut free = empty.enumerate().filter(|(_, is_retired)| *is_retired).map(|(place, _)| place);
+        for own in fresh {
+            match free.by_ref().find(|&place| places[place].is_none()) {
+                Some(place) => places[place] = Some(own),
+                None => places.push(Some(own)),
+            }
+        }
+        if places.len() > MAX_RACES {
+            return Err(places.len());
+        }
+        let place_of = |own: u16| places.iter().position(|place| *place == Some(usize::from(own))).unwrap_or_default();
+        self.zones.renumber(|own| place_of(own) as u16);
+        let take = |(place, own): (usize, &Option<usize>)| match own {
+            Some(own) => (self.races[*own].clone(), self.fallbacks[*own].clone()),
+            None => (previous.races[place].clone().retire(), PreparedAnswers::default()),
+        };
+        (self.races, self.fallbacks) = places.iter().enumerate().map(take).unzip();
+        self.signatures.clear();
+        Ok(self)
     }
 
     /// What one site plays. Every race is in it, with no addresses where the site takes no part, so that the index
     /// means the same everywhere.
     pub fn playbook(&self, site: &str) -> Playbook {
-        let play = |race: &RaceConfig| PlaybookRace {
+        let play = |(index, race): (usize, &RaceConfig)| PlaybookRace {
             name: race.name.to_string(),
             ttl_s: race.ttl_s,
             late: race.late,
             late_tolerance: race.late_tolerance,
             answers: race.sites.get(site).cloned().unwrap_or_default(),
+            signatures: self.signatures(index, site),
         };
-        Playbook { races: self.races.iter().map(play).collect() }
+        Playbook { races: self.races.iter().enumerate().map(play).collect() }
     }
 }
 

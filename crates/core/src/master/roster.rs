@@ -220,7 +220,8 @@ impl Roster {
                     }
                 }
             }
-            ToMaster::PlaybookKept { version } => agent.playbook = Some(version),
+            ToMaster::PlaybookKept { version } if version == agent.wanted_playbook => agent.playbook = Some(version),
+            ToMaster::PlaybookKept { .. } => {}
             ToMaster::Paths(report) => self.mesh.handle_report(now, slot, report),
             ToMaster::Report(mut report) => {
                 report.counters = report.counters.into_iter().take(MAX_COUNTERS).collect();
@@ -228,6 +229,22 @@ impl Roster {
             }
         }
         self.publish(now, slot);
+    }
+
+    /// Another service takes the place of the present one ([`Service::succeed`](super::Service::succeed)): every agent
+    /// whose playbook changes is told. Until it has acknowledged the new one it is ordered by the one before.
+    pub fn handle_service(&mut self, now: LocalTime, service: SharedService) {
+        self.config.service = service;
+        let slots: Vec<Slot> = self.agents.iter().filter(|(_, agent)| agent.welcomed).map(|(slot, _)| *slot).collect();
+        for slot in slots {
+            let Some(agent) = self.agents.get_mut(&slot) else { continue };
+            let wanted = self.config.service.playbook(&agent.site);
+            if wanted.version() != agent.wanted_playbook {
+                agent.wanted_playbook = wanted.version();
+                self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Playbook(wanted)));
+            }
+            self.publish(now, slot);
+        }
     }
 
     fn welcome(
@@ -435,7 +452,8 @@ impl Agent {
         if !self.sessions.iter().any(|session| session.kept) {
             return Some(StandDown::NoSession.text());
         }
-        if self.playbook != Some(self.wanted_playbook) {
+        // After a change of the service the one before will do until the new one is there.
+        if self.playbook.is_none() {
             return Some(StandDown::NoPlaybook.text());
         }
         if self.tests.is_empty() {

@@ -11,29 +11,37 @@
 //! new id and port while at least half of the agents can still be reached before T; later it is answered once by the
 //! master. There is never a second race beside the first.
 //!
-//! **Racing is earned.** N answers to one forged query would make an amplifier, so a source must have completed TCP
-//! within `validated_for`; until then it gets an empty answer with TC set, no longer than its query.
+//! **Racing is earned.** N answers to one forged query would make an amplifier, so a source must show a valid server cookie,
+//! or have completed TCP within `validated_for`; until then it gets an empty answer: BADCOOKIE with a cookie where it knows
+//! cookies, else TC, no longer than its query. Central answers to sources without a valid cookie may be limited by rate.
+//!
+//! **Even delays.** A resolver that gets central answers within a few milliseconds gives up on a race from the same address
+//! too early. So a service address may hold its central answers for as long as its races take.
 
 mod agents;
-mod buffers;
 mod counters;
+mod held;
+mod outbox;
 mod races;
 
 use super::{Service, SharedService, Slot, Stamp, Transmit, central};
 use crate::clock::host::UtcOnRace;
-use crate::dns::answer::{self, Response, Transport};
+use crate::dns::answer::{self, Response, SERVER_COOKIE, Transport};
+use crate::dns::cookie::{Cookie, CookieSecrets};
 use crate::dns::query::{Query, Verdict};
 use crate::histogram::Histogram;
 use crate::rate::{Prefix, PrefixRate};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
-use crate::wire::frame::MAX_RACED_QUERY;
+use crate::wire::frame::{MAX_PROOF, MAX_RACED_QUERY};
 use crate::wire::{Frame, Receipt, ReceiptOutcome, SessionId};
 pub use agents::AgentView;
 use agents::Agents;
-use buffers::Buffers;
 use counters::{Counts, Kind};
+use domain::base::iana::OptRcode;
+use held::Held;
+use outbox::Outbox;
 use races::{Key, Opened, Ordered, Races, Repeat};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -74,6 +82,14 @@ pub struct ShardConfig {
     pub max_total_delay: Span,
     /// Races per second and source prefix.
     pub races_per_source_per_s: u32,
+    /// Central answers per second and source prefix without a valid cookie; 0 for no limit.
+    pub responses_per_prefix_per_s: u32,
+    /// Of answers beyond that rate every so manieth is sent empty, with TC, instead of none; 0 for none at all.
+    pub slip: u32,
+    /// The secrets of server cookies; without any there are no cookies.
+    pub cookies: CookieSecrets,
+    /// The service addresses, by index, whose central answers are held for as long as a race takes.
+    pub even_delay: Vec<u16>,
     /// Time between two unsolicited synchronisation signals to each agent; only shard 0 sends them.
     pub sync_signal_interval: Span,
 }
@@ -123,6 +139,16 @@ pub struct Signalled {
     pub agents: BTreeSet<Slot>,
 }
 
+/// A query for a raced name whose source has earned a race.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    now: LocalTime,
+    arrival: &'a Arrival<'a>,
+    query: &'a Query<'a>,
+    /// The server cookie that its answer returns.
+    cookie: Option<[u8; SERVER_COOKIE]>,
+}
+
 /// What the shard has counted since its start.
 pub type Counters = BTreeMap<&'static str, u64>;
 
@@ -131,6 +157,8 @@ pub type Counters = BTreeMap<&'static str, u64>;
 pub enum Timer {
     /// When to fire a race's signal, to answer it, or to close it.
     Race,
+    /// When to send an answer that was held.
+    Held,
     /// When to send the agents a synchronisation signal.
     SyncSignal,
 }
@@ -141,20 +169,26 @@ pub struct Shard {
     /// The service behind a count of references of the shard's own: one that all shards change would travel between
     /// their processors' caches with every query.
     service: Arc<SharedService>,
-    buffers: Buffers,
     agents: Agents,
     races: Races,
     validated: BTreeMap<IpAddr, LocalTime>,
     validated_until: BTreeSet<(LocalTime, IpAddr)>,
     race_rate: PrefixRate,
     truncated_rate: PrefixRate,
-    slip: bool,
+    response_rate: PrefixRate,
+    /// Answers that were over a rate.
+    over_rate: u64,
+    /// Seconds since 1970 less this host's clock, in nanoseconds, and whether anybody has told.
+    unix_minus_local_ns: Option<i64>,
+    held: Held,
+    /// For how long; `None` while nobody races.
+    even_delay: Option<Span>,
     sync_signal_at: LocalTime,
     utc: Option<UtcOnRace>,
     counts: Counts,
     /// Lateness by agent, from its receipts; an entry goes with its agent. At most [`super::MAX_AGENTS`] of 1.6 KB.
     lateness: BTreeMap<Slot, Histogram>,
-    outputs: VecDeque<Output>,
+    out: Outbox,
     plain: Vec<u8>,
 }
 
@@ -162,19 +196,22 @@ impl Shard {
     /// A shard without agents. `now` starts its timers.
     pub fn new(config: ShardConfig, now: LocalTime) -> Self {
         Shard {
-            buffers: Buffers::default(),
             agents: Agents::new(config.shard, config.epoch, config.service.clone(), config.max_total_delay),
             races: Races::new(config.shard, config.seed, now),
             validated: BTreeMap::new(),
             validated_until: BTreeSet::new(),
-            race_rate: PrefixRate::new(config.races_per_source_per_s),
-            truncated_rate: PrefixRate::new(TRUNCATED_PER_PREFIX_PER_S),
-            slip: false,
+            race_rate: PrefixRate::new(config.races_per_source_per_s, config.seed),
+            truncated_rate: PrefixRate::new(TRUNCATED_PER_PREFIX_PER_S, config.seed.wrapping_add(1)),
+            response_rate: PrefixRate::new(config.responses_per_prefix_per_s, config.seed.wrapping_add(2)),
+            over_rate: 0,
+            unix_minus_local_ns: None,
+            held: Held::default(),
+            even_delay: None,
             sync_signal_at: now + config.sync_signal_interval,
             utc: None,
             counts: Counts::new(),
             lateness: BTreeMap::new(),
-            outputs: VecDeque::new(),
+            out: Outbox::default(),
             plain: Vec::new(),
             service: Arc::new(Arc::clone(&config.service)),
             config,
@@ -188,7 +225,7 @@ impl Shard {
             Verdict::Ignore => self.counts.count(Kind::Ignored),
             Verdict::Error(code) => {
                 self.counts.count(Kind::Malformed);
-                let out = self.buffers.take();
+                let out = self.out.buffer();
                 self.reply(&arrival, answer::error(arrival.bytes, code, out));
             }
             Verdict::Query(query) => self.handle_query(now, &arrival, &query),
@@ -197,69 +234,116 @@ impl Shard {
 
     /// Takes a buffer of an [`Output`] back.
     pub fn recycle(&mut self, bytes: Vec<u8>) {
-        self.buffers.give(bytes);
+        self.out.give(bytes);
     }
 
     fn handle_query(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>) {
         let service = Arc::clone(&self.service);
-        let response = Response::new(query, Transport::Udp, &service.master);
-        let out = self.buffers.take();
-        let index = match central::answer(&service, &response, query, out) {
+        let cookie = self.judge(now, arrival.source.ip(), query);
+        let has_cookie = cookie.is_some_and(|cookie| cookie.is_valid);
+        let response =
+            Response::new(query, Transport::Udp, &service.master).with_cookie(cookie.map(|cookie| cookie.server));
+        let limited = self.config.responses_per_prefix_per_s > 0 && !has_cookie;
+        let index = match central::answer(&service, &response, query, || self.out.buffer()) {
             Err(index) => index,
+            Ok(bytes) if limited && !self.response_rate.take(now, Prefix::from(arrival.source.ip())) => {
+                self.out.give(bytes);
+                return self.answer_over_rate(now, arrival, &response, self.config.slip);
+            }
             Ok(bytes) => {
                 self.counts.count(Kind::Central);
-                return self.reply(arrival, bytes);
+                return self.reply_evenly(now, arrival, bytes);
             }
         };
         let source = validation_key(arrival.source.ip());
-        if self.validated.get(&source).is_none_or(|until| *until < now) {
+        if !has_cookie && self.validated.get(&source).is_none_or(|until| *until < now) {
             // Beyond the rate every other query is still answered: forged queries must not keep a real resolver, whose
             // queries are among them, from ever being validated. The answer is no longer than its query in any case.
             if !self.truncated_rate.take(now, Prefix::from(source)) {
-                self.slip = !self.slip;
-                if self.slip {
-                    return self.counts.count(Kind::DroppedRate);
-                }
+                return self.answer_over_rate(now, arrival, &response, 2);
             }
-            self.counts.count(Kind::Truncated);
-            let out = self.buffers.take();
-            return self.reply(arrival, response.truncated(out));
+            return self.ask_for_proof(now, arrival, &response, cookie.is_some());
         }
         let key = Key { source: arrival.source.ip(), name: query.name(), rtype: query.rtype() };
+        let asked = Asked { now, arrival, query, cookie: cookie.map(|cookie| cookie.server) };
         match self.races.repeat(&key, arrival.source.port(), query.id()) {
             Some(Repeat::Duplicate) => self.counts.count(Kind::Duplicate),
             Some(Repeat::Answered) => self.counts.count(Kind::RepeatedIgnored),
-            Some(Repeat::Open(race)) => self.handle_repeat(now, arrival, query, index, race),
-            None => self.open_race(now, arrival, query, index, key),
+            Some(Repeat::Open(race)) => self.handle_repeat(&asked, index, race),
+            None => self.open_race(&asked, index, key),
         }
     }
 
+    /// What the query's cookie says; `None` without one, and where there are no cookies here.
+    fn judge(&mut self, now: LocalTime, source: IpAddr, query: &Query<'_>) -> Option<Cookie> {
+        let option = query.edns?.cookie?;
+        let unix_s = (now.as_nanos() + self.unix_minus_local_ns?).div_euclid(1_000_000_000);
+        let cookie = self.config.cookies.judge(option, source, unix_s as u32)?;
+        if cookie.is_valid {
+            self.counts.count(Kind::ValidCookie);
+        }
+        Some(cookie)
+    }
+
+    /// Answers a source that may be forged so that a real one can prove itself: with a cookie to come back with
+    /// (RFC 7873 section 5.2.3), or else with TC.
+    fn ask_for_proof(&mut self, now: LocalTime, arrival: &Arrival<'_>, response: &Response<'_>, knows_cookies: bool) {
+        let out = self.out.buffer();
+        let bytes = match knows_cookies {
+            true => {
+                self.counts.count(Kind::BadCookie);
+                response.error(OptRcode::BADCOOKIE, None, out)
+            }
+            false => {
+                self.counts.count(Kind::Truncated);
+                response.truncated(out)
+            }
+        };
+        self.reply_evenly(now, arrival, bytes);
+    }
+
+    /// Drops what is over a rate, but for every so manieth answer, which says: come back over TCP.
+    fn answer_over_rate(&mut self, now: LocalTime, arrival: &Arrival<'_>, response: &Response<'_>, slip: u32) {
+        self.over_rate += 1;
+        if slip == 0 || !self.over_rate.is_multiple_of(u64::from(slip)) {
+            return self.counts.count(Kind::DroppedRate);
+        }
+        self.counts.count(Kind::Truncated);
+        let out = self.out.buffer();
+        let bytes = response.truncated(out);
+        self.reply_evenly(now, arrival, bytes);
+    }
+
     /// A resolver asks again while its race is open.
-    fn handle_repeat(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>, index: u16, race: u64) {
+    fn handle_repeat(&mut self, asked: &Asked<'_>, index: u16, race: u64) {
+        let Asked { now, arrival, query, cookie } = *asked;
         let in_time = self
             .races
             .transmit_at(race)
             .is_some_and(|t| now + self.agents.half_reached_within(index, query.rtype()) <= t.to_master());
         if in_time && arrival.bytes.len() <= MAX_RACED_QUERY {
             self.counts.count(Kind::Amended);
-            self.races.amend(race, arrival);
+            self.races.amend(race, arrival, cookie);
             self.send_orders(now, race);
         } else {
             self.counts.count(Kind::RepeatedAnswered);
             self.races.settle(race, arrival);
-            self.answer_by_fallback(arrival, query, index);
+            self.answer_by_fallback(asked, index);
         }
     }
 
-    fn open_race(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>, index: u16, key: Key<'_>) {
+    fn open_race(&mut self, asked: &Asked<'_>, index: u16, key: Key<'_>) {
+        let Asked { now, arrival, query, cookie } = *asked;
         let service_address = self.config.service_addresses[usize::from(arrival.service)];
         let Some(delay) = self.agents.delay(index, query.rtype(), service_address) else {
             self.counts.count(Kind::FallbackNoAgent);
-            return self.answer_by_fallback(arrival, query, index);
+            return self.answer_by_fallback(asked, index);
         };
-        if arrival.bytes.len() > MAX_RACED_QUERY || !self.race_rate.take(now, Prefix::from(arrival.source.ip())) {
+        let proven = Response::new(query, Transport::Udp, "").raced_proof(&self.service.zones, Vec::new());
+        let is_too_long = arrival.bytes.len() > MAX_RACED_QUERY || proven.records.len() > MAX_PROOF;
+        if is_too_long || !self.race_rate.take(now, Prefix::from(arrival.source.ip())) {
             self.counts.count(Kind::FallbackBudget);
-            return self.answer_by_fallback(arrival, query, index);
+            return self.answer_by_fallback(asked, index);
         }
         let stamped = match self.config.stamp {
             Stamp::Receipt => arrival.received_at,
@@ -268,7 +352,8 @@ impl Shard {
         let transmit_at = RaceTime::of_master(stamped) + delay;
         let service = Arc::clone(&self.service);
         let transmit = &service.races[usize::from(index)].transmit;
-        let opened = Opened { key, index, transmit_at, transmit, close_after: self.config.fallback_after };
+        let close_after = self.config.fallback_after;
+        let opened = Opened { key, index, transmit_at, transmit, close_after, cookie, proven };
         match self.races.open(opened, arrival) {
             Some(race) => {
                 self.counts.count(Kind::Races);
@@ -278,7 +363,7 @@ impl Shard {
             }
             None => {
                 self.counts.count(Kind::FallbackTableFull);
-                self.answer_by_fallback(arrival, query, index);
+                self.answer_by_fallback(asked, index);
             }
         }
     }
@@ -290,7 +375,7 @@ impl Shard {
             return 0;
         };
         let rtype = self.races.subject(race).1;
-        let (sent, withheld) = self.agents.order(&order, rtype, &mut self.buffers, &mut self.outputs);
+        let (sent, withheld) = self.agents.order(&order, rtype, &mut self.out);
         let by_after = sent.iter().filter(|(_, ordered)| *ordered == Ordered::After).count() as u64;
         self.counts.add(Kind::Orders, sent.len() as u64);
         self.counts.add(Kind::OrdersByAfter, by_after);
@@ -299,15 +384,31 @@ impl Shard {
         sent.len()
     }
 
-    fn answer_by_fallback(&mut self, arrival: &Arrival<'_>, query: &Query<'_>, index: u16) {
+    fn answer_by_fallback(&mut self, asked: &Asked<'_>, index: u16) {
         self.counts.count(Kind::Fallback);
-        let out = self.buffers.take();
-        let bytes = fallback(&self.config.service, query, index, out);
-        self.reply(arrival, bytes);
+        let out = self.out.buffer();
+        let bytes = fallback(&self.config.service, asked.query, index, asked.cookie, out);
+        self.reply(asked.arrival, bytes);
     }
 
     fn reply(&mut self, arrival: &Arrival<'_>, bytes: Vec<u8>) {
-        self.outputs.push_back(Output::Reply { service: arrival.service, to: arrival.source, bytes });
+        self.out.push(Output::Reply { service: arrival.service, to: arrival.source, bytes });
+    }
+
+    /// A central answer, held where the service address asks for it.
+    fn reply_evenly(&mut self, now: LocalTime, arrival: &Arrival<'_>, bytes: Vec<u8>) {
+        let held = self.config.even_delay.contains(&arrival.service).then_some(()).and(self.even_delay);
+        let due = held.map(|delay| arrival.received_at + delay).filter(|due| *due > now);
+        let output = Output::Reply { service: arrival.service, to: arrival.source, bytes };
+        match due {
+            Some(due) => self.held.hold(due, output).into_iter().for_each(|output| self.out.push(output)),
+            None => self.out.push(output),
+        }
+    }
+
+    /// What this host's clock for the time of day shows, in nanoseconds since 1970: server cookies carry it.
+    pub fn handle_wall_clock(&mut self, now: LocalTime, unix_ns: i64) {
+        self.unix_minus_local_ns = Some(unix_ns - now.as_nanos());
     }
 
     /// A source completed a query over TCP.
@@ -325,6 +426,29 @@ impl Shard {
         }
     }
 
+    /// Another configuration takes the place of the present one: of the same shard, epoch and service addresses, its service
+    /// one that succeeds the present ([`Service::succeed`]). Races that are open go on.
+    pub fn handle_config(&mut self, config: ShardConfig) {
+        debug_assert_eq!(config.service_addresses, self.config.service_addresses);
+        let rate = |own: &PrefixRate, before: u32, now: u32, seed| match before == now {
+            true => own.clone(),
+            false => PrefixRate::new(now, seed),
+        };
+        let before = &self.config;
+        self.race_rate =
+            rate(&self.race_rate, before.races_per_source_per_s, config.races_per_source_per_s, config.seed);
+        self.response_rate = rate(
+            &self.response_rate,
+            before.responses_per_prefix_per_s,
+            config.responses_per_prefix_per_s,
+            config.seed.wrapping_add(2),
+        );
+        self.agents.replace_service(config.service.clone(), config.max_total_delay);
+        self.service = Arc::new(Arc::clone(&config.service));
+        self.config = config;
+        self.note_delays();
+    }
+
     /// Where UTC lies on this master's timeline, by a keeper that can be believed; `None` when there is none any more. It
     /// goes out beside the synchronisation signals.
     pub fn handle_utc(&mut self, utc: Option<UtcOnRace>) {
@@ -334,11 +458,20 @@ impl Shard {
     /// The roster's newest word on an agent.
     pub fn handle_agent(&mut self, view: AgentView) {
         self.agents.update(view);
+        self.note_delays();
+    }
+
+    /// Central answers are held for as long as the longest race takes.
+    fn note_delays(&mut self) {
+        if !self.config.even_delay.is_empty() {
+            self.even_delay = self.predetermined_delays().into_iter().flatten().max();
+        }
     }
 
     /// An agent is gone.
     pub fn handle_agent_gone(&mut self, slot: Slot) {
         self.agents.remove(slot);
+        self.note_delays();
         self.lateness.remove(&slot);
     }
 
@@ -351,7 +484,7 @@ impl Shard {
             let Some((id, races, agents)) = waits.then(|| self.races.fire(index as u16, now)).flatten() else {
                 continue;
             };
-            self.agents.signal(id, agents.iter().copied(), &mut self.buffers, &mut self.outputs);
+            self.agents.signal(id, agents.iter().copied(), &mut self.out);
             self.counts.count(Kind::SignalsSent);
             signalled.races += races;
             signalled.agents.extend(agents);
@@ -374,8 +507,7 @@ impl Shard {
                                 received,
                                 RaceTime::of_master(now),
                                 source,
-                                &mut self.buffers,
-                                &mut self.outputs,
+                                &mut self.out,
                             );
                             self.counts.count(Kind::Exchanges);
                         }
@@ -406,13 +538,13 @@ impl Shard {
 
     /// Answers an open race by fallback, once.
     fn answer_open_race(&mut self, race: u64, kind: Kind) {
-        let Some((arrival, index)) = self.races.take_unanswered(race) else { return };
+        let Some((arrival, index, cookie)) = self.races.take_unanswered(race) else { return };
         if let Verdict::Query(query) = Query::parse(arrival.bytes) {
             self.counts.count(kind);
             self.counts.count(Kind::Fallback);
-            let out = self.buffers.take();
-            let bytes = fallback(&self.config.service, &query, index, out);
-            self.outputs.push_back(Output::Reply { service: arrival.service, to: arrival.source, bytes });
+            let out = self.out.buffer();
+            let bytes = fallback(&self.config.service, &query, index, cookie, out);
+            self.out.push(Output::Reply { service: arrival.service, to: arrival.source, bytes });
         }
     }
 
@@ -424,6 +556,9 @@ impl Shard {
     /// The shard is about to end: nobody will fire signals any more, so races that wait for one are answered now.
     pub fn handle_stop(&mut self) {
         self.races.waiting().into_iter().for_each(|race| self.answer_unsignalled(race));
+        while let Some(output) = self.held.pop_due(LocalTime::MAX) {
+            self.out.push(output);
+        }
     }
 
     /// The kernel's transmit timestamp of a reply to an exchange.
@@ -433,10 +568,13 @@ impl Shard {
 
     /// Runs every timer that is due.
     pub fn handle_timeout(&mut self, now: LocalTime) {
+        while let Some(output) = self.held.pop_due(now) {
+            self.out.push(output);
+        }
         while let Some((race, due)) = self.races.pop_due(now) {
             match due {
                 races::Due::Signal => {
-                    self.agents.signal(race, self.races.awaited(race), &mut self.buffers, &mut self.outputs);
+                    self.agents.signal(race, self.races.awaited(race), &mut self.out);
                     self.counts.count(Kind::SignalsSent);
                 }
                 races::Due::Unsignalled => self.answer_unsignalled(race),
@@ -449,7 +587,7 @@ impl Shard {
         if now >= self.sync_signal_at {
             self.sync_signal_at = now + self.config.sync_signal_interval;
             if self.config.shard == 0 {
-                self.agents.sync_signal(RaceTime::of_master(now), self.utc, &mut self.buffers, &mut self.outputs);
+                self.agents.sync_signal(RaceTime::of_master(now), self.utc, &mut self.out);
             }
         }
     }
@@ -457,15 +595,16 @@ impl Shard {
     /// When the next timer is due, and what it is for.
     pub fn poll_timeout(&self) -> Option<(LocalTime, Timer)> {
         let race = self.races.next_due().map(|at| (at, Timer::Race));
-        [race, Some((self.sync_signal_at, Timer::SyncSignal))].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let held = self.held.next_due().map(|at| (at, Timer::Held));
+        [race, held, Some((self.sync_signal_at, Timer::SyncSignal))].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// What is to be done next. Draining also seals the orders that were gathered for each agent.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty() {
-            self.agents.flush(&mut self.buffers, &mut self.outputs);
+        if self.out.is_empty() {
+            self.agents.flush(&mut self.out);
         }
-        self.outputs.pop_front()
+        self.out.pop()
     }
 
     /// What was counted since the start, what never happened left out.
@@ -496,6 +635,13 @@ impl Shard {
 }
 
 /// The answer over UDP to a raced name without a race.
-fn fallback(service: &Service, query: &Query<'_>, index: u16, out: Vec<u8>) -> Vec<u8> {
-    central::fallback(service, index, &Response::new(query, Transport::Udp, &service.master), query, out)
+fn fallback(
+    service: &Service,
+    query: &Query<'_>,
+    index: u16,
+    cookie: Option<[u8; SERVER_COOKIE]>,
+    out: Vec<u8>,
+) -> Vec<u8> {
+    let response = Response::new(query, Transport::Udp, &service.master).with_cookie(cookie);
+    central::fallback(service, index, &response, query, out)
 }

@@ -12,12 +12,17 @@
 use super::WireError;
 use super::codec::{Reader, put_address};
 use crate::clock::host::UtcOnRace;
+use crate::dns::answer::SERVER_COOKIE;
 use crate::time::{RaceTime, Span};
 use std::net::SocketAddr;
 
 /// Longest DNS query that is raced: a name of 255 octets, its header, type and class, and an OPT record with a
 /// cookie take under 350; a longer query is answered by the master alone.
 pub const MAX_RACED_QUERY: usize = 512;
+
+/// Longest proof in an order: one NSEC3 record and its signature take some 250 bytes, with RSA and a long name 700; then it
+/// still fits a datagram beside the longest query that carries one, and an answer.
+pub const MAX_PROOF: usize = 540;
 
 /// The body of an exchange's request and of its reply are padded to the same length, so that no link delays one
 /// direction more than the other by serialising it.
@@ -56,6 +61,12 @@ pub struct Order<'a> {
     pub client: SocketAddr,
     /// The query as it came, at most [`MAX_RACED_QUERY`] bytes.
     pub query: &'a [u8],
+    /// The server cookie that the answer returns, for a query with a client cookie: only the master can make it.
+    pub cookie: Option<[u8; SERVER_COOKIE]>,
+    /// What a wildcard's answer must prove, records for its authority section: at most [`MAX_PROOF`] bytes.
+    pub proof: &'a [u8],
+    /// How many records these are.
+    pub proof_count: u8,
 }
 
 /// What became of an order.
@@ -203,7 +214,20 @@ impl Frame<'_> {
         let address = |address: &SocketAddr| if address.is_ipv4() { 7 } else { 19 };
         3 + match self {
             Frame::Order(order) => {
-                8 + 1 + 9 + 8 + 8 + 2 + address(&order.service) + address(&order.client) + 2 + order.query.len()
+                let cookie = order.cookie.map_or(0, |cookie| cookie.len());
+                8 + 1
+                    + 9
+                    + 8
+                    + 8
+                    + 2
+                    + address(&order.service)
+                    + address(&order.client)
+                    + 2
+                    + order.query.len()
+                    + 1
+                    + cookie
+                    + 3
+                    + order.proof.len()
             }
             Frame::Receipt(_) => 18,
             Frame::SyncRequest { .. } | Frame::SyncReply { .. } => EXCHANGE_BODY,
@@ -238,6 +262,11 @@ impl<'a> Order<'a> {
         put_address(out, self.client);
         out.extend_from_slice(&(self.query.len() as u16).to_be_bytes());
         out.extend_from_slice(self.query);
+        out.push(u8::from(self.cookie.is_some()));
+        self.cookie.iter().for_each(|cookie| out.extend_from_slice(cookie));
+        out.push(self.proof_count);
+        out.extend_from_slice(&(self.proof.len() as u16).to_be_bytes());
+        out.extend_from_slice(self.proof);
     }
 
     fn decode(reader: &mut Reader<'a>) -> Result<Self, WireError> {
@@ -259,6 +288,19 @@ impl<'a> Order<'a> {
                 let length = usize::from(reader.u16()?);
                 if length > MAX_RACED_QUERY {
                     return Err(WireError::TooLong { what: "query", length, most: MAX_RACED_QUERY });
+                }
+                reader.bytes(length)?
+            },
+            // An older master's order ends here.
+            cookie: match reader.u8().unwrap_or(0) {
+                0 => None,
+                _ => Some(*reader.bytes(SERVER_COOKIE)?.first_chunk().unwrap_or(&[0; SERVER_COOKIE])),
+            },
+            proof_count: reader.u8().unwrap_or(0),
+            proof: {
+                let length = usize::from(reader.u16().unwrap_or(0));
+                if length > MAX_PROOF {
+                    return Err(WireError::TooLong { what: "proof", length, most: MAX_PROOF });
                 }
                 reader.bytes(length)?
             },
@@ -343,13 +385,22 @@ mod tests {
             service: "198.51.100.53:53".parse().expect("an address"),
             client: "[2001:db8::1]:4242".parse().expect("an address"),
             query,
+            cookie: None,
+            proof: &[],
+            proof_count: 0,
         }
     }
 
     fn samples(query: &[u8]) -> Vec<Frame<'_>> {
         vec![
             Frame::Order(order(query)),
-            Frame::Order(Order { transmit: TransmitIdentifier::On(9), ..order(query) }),
+            Frame::Order(Order {
+                transmit: TransmitIdentifier::On(9),
+                cookie: Some([5; SERVER_COOKIE]),
+                proof: &[1, 2, 3],
+                proof_count: 2,
+                ..order(query)
+            }),
             Frame::Order(Order { transmit: TransmitIdentifier::After(Span::from_millis(70)), ..order(query) }),
             Frame::Receipt(Receipt {
                 race: 4,

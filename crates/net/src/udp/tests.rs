@@ -234,3 +234,22 @@ fn a_payload_byte_steers() {
         }
     }
 }
+
+#[test]
+fn packets_that_find_the_queue_full_are_counted() {
+    let options = Options { receive_buffer_bytes: 4_096, ..Options::default() };
+    let receiver = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), options).expect("bound");
+    let sender = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Options::default()).expect("bound");
+    assert_eq!(receiver.dropped(), 0);
+    for _ in 0..100 {
+        sender.send_to(&[0; 64], receiver.address()).expect("sent");
+    }
+    let clock = HostClock::new(None);
+    let mut batch = ReceiveBatch::new(64);
+    let mut received = 0;
+    while let Ok(some @ 1..) = receiver.receive(&mut batch, &clock) {
+        received += some;
+    }
+    assert!(received < 100, "a small queue");
+    assert_eq!(received + receiver.dropped() as usize, 100);
+}

@@ -2,6 +2,7 @@
 
 use domain::base::{MessageBuilder, Name, Rtype};
 use startgun_core::agent::{AgentConfig, MasterConfig, MeshConfig};
+use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, Record, ZoneSet};
 use startgun_core::master::{RaceConfig, RosterConfig, Service, ShardConfig, SharedService};
 use startgun_core::time::{Epoch, Span};
@@ -44,7 +45,7 @@ fn zones() -> ZoneSet {
         record(APEX, Rtype::NS, b"\x02ns\x03cdn\x04test\x00"),
         record("ns.cdn.test", Rtype::A, &[198, 51, 100, 1]),
     ];
-    let races = [RacedName { name: name(RACED), index: 0, is_referral: false }];
+    let races = [RacedName { name: name(RACED), index: 0, types: vec![], is_referral: false }];
     let zones = ZoneSet::build([(name(APEX), records.to_vec())], &races);
     zones.unwrap_or_else(|error| unreachable!("the zone is well-formed: {error}"))
 }
@@ -108,6 +109,10 @@ pub(super) fn shard_config(
         fallback_after: own.fallback_after,
         max_total_delay: own.max_total_delay,
         races_per_source_per_s: RACES_PER_SOURCE_PER_S,
+        responses_per_prefix_per_s: 0,
+        slip: 2,
+        cookies: CookieSecrets::default(),
+        even_delay: Vec::new(),
         sync_signal_interval: own.sync_signal_interval,
     }
 }

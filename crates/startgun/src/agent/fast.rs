@@ -1,10 +1,11 @@
 //! The fast thread: owns the core's [`Agent`], its UDP socket, and the way to the departure thread.
 
 use super::audit::AuditSender;
+use crate::startup;
 use startgun_core::agent::{Agent, DepartureKey, DepartureOutcome, Output, PeerKeys, Stamped};
 use startgun_core::clock::host::HostTime;
 use startgun_core::control::{AgentReport, MeshFigures, ToAgent, ToMaster};
-use startgun_core::time::LocalTime;
+use startgun_core::time::{LocalTime, Span};
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::SECRET_BYTES;
 use startgun_net::continuity::Continuity;
@@ -131,6 +132,7 @@ pub(super) fn spawn(
         awaited_stamps: BTreeMap::new(),
         next_challenge: CHALLENGE_KEYS,
         audit_dropped: 0,
+        wall_clock_at: LocalTime::from_nanos(i64::MIN),
     };
     let thread = std::thread::Builder::new().name("fast".into()).spawn(move || thread.run())?;
     Ok((handle, receivers, thread))
@@ -147,6 +149,8 @@ struct FastThread {
     awaited_stamps: BTreeMap<u32, Stamped>,
     next_challenge: DepartureKey,
     audit_dropped: u64,
+    /// When the machine is told the time of day again.
+    wall_clock_at: LocalTime,
 }
 
 impl FastThread {
@@ -163,6 +167,7 @@ impl FastThread {
             if self.take_inputs() {
                 return;
             }
+            self.tell_wall_clock();
             let received = self.parts.socket.receive(&mut batch, &self.parts.clock).unwrap_or(0);
             for packet in batch.iter().filter(|packet| !packet.truncated) {
                 let now = self.parts.clock.now();
@@ -213,6 +218,15 @@ impl FastThread {
                 Err(TryRecvError::Empty) => return false,
             }
             self.perform_outputs();
+        }
+    }
+
+    /// Signatures end by the time of day, which nobody steps by more than it matters to them between two seconds.
+    fn tell_wall_clock(&mut self) {
+        let now = self.parts.clock.now();
+        if now >= self.wall_clock_at {
+            self.wall_clock_at = now + Span::from_secs(1);
+            self.parts.agent.handle_wall_clock(now, startup::unix_ns());
         }
     }
 

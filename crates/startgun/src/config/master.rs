@@ -3,27 +3,35 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use domain::base::Rtype;
+use ring::rand::SystemRandom;
 use startgun_core::control::{MAX_SERVICES, is_site_name};
+use startgun_core::dns::sign::SigningKey;
 use startgun_core::dns::site::NameServer;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, ZoneSet};
-use startgun_core::master::{Delay, RaceConfig, Service, Stamp, Transmit};
+use startgun_core::master::{Delay, RaceConfig, Service, Signers, Stamp, Transmit};
 use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_NAME_SERVERS, MAX_RACES};
 use startgun_core::time::Span;
 use startgun_net::host_time::HostTimeOptions;
+use time::OffsetDateTime;
 
+use super::admission::{self, Admission};
 use super::agent::SITE;
 use super::clock::read_host_time;
+use super::dnssec_key::{ZoneKey, read_zone_key};
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
 use super::zone::{RECORDS_MAX, Zone, read_zone};
-use super::{Role, Root};
+use super::{Loaded, Role, Root};
 
 /// Most shards: beyond 64 cores the network card is the limit, and the fast path numbers shards by a byte.
 pub const SHARDS_MAX: u8 = 64;
-/// Most zones of one master; who has more wants another server.
-pub const ZONES_MAX: usize = 1_024;
+/// Most zones of one master: with a file each, 65,536 tables of 60 bytes are a quarter of the greatest configuration
+/// file, and [`RECORDS_MAX`] leaves each of them 256 records.
+pub const ZONES_MAX: usize = 65_536;
 /// Most sites of one race: 256 packets for one query are more than any client's path should see.
 pub const SITES_MAX: usize = 256;
 /// Most queries that may wait: at 1.5 KB each, 1.5 GB.
@@ -32,6 +40,11 @@ const QUEUE_CAPACITY_MAX: i64 = 1 << 20;
 const DELAY_MS_MAX: f64 = 5_000.0;
 /// Longest time to live of a raced answer, in seconds: a week, to which resolvers cap it anyway (RFC 8767 section 4).
 const RACE_TTL_S_MAX: i64 = 604_800;
+
+/// How long signatures live ([`ValidityPolicy`](startgun_core::dns::sign::ValidityPolicy)).
+const SIGNATURES_LIVE: time::Duration = time::Duration::days(14);
+/// Most keys of one zone: the old and the new one of two algorithms.
+const KEYS_MAX: usize = 4;
 
 /// Default of `margin_ms`.
 const MARGIN: Span = Span::from_millis(5);
@@ -61,14 +74,32 @@ pub struct MasterConfig {
     pub max_total_delay: Span,
     /// Races per second and source prefix.
     pub races_per_source_per_s: u32,
+    /// Who gets how many answers.
+    pub admission: Admission,
+    /// The service addresses, by index, whose central answers are held for as long as a race takes.
+    pub even_delay: Vec<u16>,
+    /// DNS over TLS, where it is served.
+    pub dot: Option<DotConfig>,
     /// Where this host takes UTC from, which it tells agents.
     pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
     pub service_addresses: Vec<SocketAddr>,
-    /// Zones and raced names.
+    /// Zones and raced names; not signed yet.
     pub service: Service,
+    /// The keys of zones that were signed before, for their raced names.
+    pub signers: Signers,
     /// Records in all zones.
     pub record_count: usize,
+}
+
+impl MasterConfig {
+    /// Makes 0 shards one per core.
+    pub fn settle_shards(&mut self) {
+        if self.shards == 0 {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            self.shards = cores.min(usize::from(SHARDS_MAX)) as u8;
+        }
+    }
 }
 
 impl fmt::Display for MasterConfig {
@@ -102,6 +133,8 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let races_per_source_per_s =
         root.or("races_per_source_per_s", 100, |value| value.integer(1..=1_000_000, "races per second"));
 
+    let dot = root.section("tls").and_then(read_dot);
+    let admission = admission::read(&root);
     let host_time = root.section("clock").map_or_else(HostTimeOptions::default, |section| {
         let host_time = read_host_time(&section);
         section.finish();
@@ -112,10 +145,11 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     listeners.add(&root, "control_listen", Transport::Tcp);
     listeners.add(&root, "fast_path_listen", Transport::Udp);
     listeners.add(&root, "http_listen", Transport::Tcp);
-    let service_addresses = read_services(&root, &mut listeners);
+    let (service_addresses, even_delay) = read_services(&root, &mut listeners);
     let mut records_left = RECORDS_MAX;
-    let (zones, zones_complete) = read_zones(&root, &mut records_left);
+    let (zones, signers, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
+    check_keys(&root, &zones, &signers, &races);
     warn_of_nameservers(&root, &zones, &races, &service_addresses);
     let service = host.as_ref().and_then(|host| assemble(&root, &host.name, zones, races));
     root.finish();
@@ -131,51 +165,115 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         fallback_after,
         max_total_delay,
         races_per_source_per_s,
+        admission,
+        dot,
+        even_delay,
         host_time,
         service_addresses,
         service: service?,
+        signers,
         record_count: RECORDS_MAX - records_left,
     })
 }
 
-fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> Vec<SocketAddr> {
+/// DNS over TLS (RFC 7858).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DotConfig {
+    /// PEM: the certificate, followed by intermediates.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+    /// The port on every service address.
+    pub port: u16,
+}
+
+fn read_dot(section: Section<'_>) -> Option<DotConfig> {
+    let certificate = section.required("certificate", "a path: the certificate in PEM", |value| value.existing_file());
+    let key = section.required("key", "a path: its private key in PEM", |value| value.existing_file());
+    let port = section.or("port", 853, |value| value.integer(1..=65_535, "a port"));
+    section.finish();
+    Some(DotConfig { certificate: certificate?, key: key?, port })
+}
+
+/// The service addresses, and which of them hold their central answers.
+fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> (Vec<SocketAddr>, Vec<u16>) {
     let sections = root.sections("service", MAX_SERVICES);
     if sections.is_empty() && root.value("service").is_none() {
         root.missing::<()>("service", "at least one [[service]] with the address that resolvers ask");
     }
-    let mut addresses = Vec::new();
+    let (mut addresses, mut even) = (Vec::new(), Vec::new());
     for section in sections {
+        let is_even = section.or("even_delay", false, |value| value.boolean());
         let address = section.required("address", "the IP address and port that resolvers ask", |value| {
             let why = "the service address is what the resolver asked, and agents answer from it";
             let address = value.exact_address(why)?;
             listeners.claim(&value, address, Transport::Both);
             Some(address)
         });
+        if is_even && address.is_some() {
+            even.push(addresses.len() as u16);
+        }
         addresses.extend(address);
         section.finish();
     }
-    addresses
+    (addresses, even)
 }
 
-/// The zones, and whether all of them could be read.
-fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, bool) {
+/// The zones, the keys of those that are signed, and whether all zones could be read.
+fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, Signers, bool) {
     let sections = root.sections("zone", ZONES_MAX);
     if sections.is_empty() && root.value("zone").is_none() {
         root.missing::<()>("zone", "at least one [[zone]] with name and records");
     }
     let mut zones: Vec<Zone> = Vec::new();
+    let mut signers = Signers::new();
+    let mut apexes = BTreeSet::new();
     let mut complete = true;
     for section in sections {
         match read_zone(&section, records_left) {
-            Some(zone) if zones.iter().any(|other| other.apex == zone.apex) => {
+            Some(zone) if !apexes.insert(zone.apex.clone()) => {
                 section.wrong::<()>(format!("zone {} again", zone.apex), "each zone once");
             }
-            Some(zone) => zones.push(zone),
+            Some(zone) => {
+                let keys = read_keys(&section, &zone);
+                if !keys.is_empty() {
+                    signers.insert(zone.apex.clone(), keys);
+                }
+                zones.push(zone);
+            }
             None => complete = false,
         }
         section.finish();
     }
-    (zones, complete)
+    (zones, signers, complete)
+}
+
+/// The keys that sign raced names of a zone; each must be among its DNSKEY records, or nobody would believe it.
+fn read_keys(section: &Section<'_>, zone: &Zone) -> Vec<Arc<SigningKey>> {
+    let Some(value) = section.value("keys") else { return Vec::new() };
+    let expected = "key files, such as \"Kexample.org.+013+55648.private\"";
+    let paths = value.list(KEYS_MAX, expected, |item| item.path()).unwrap_or_default();
+    let mut keys = Vec::new();
+    for path in paths {
+        match read_zone_key(&path, &zone.apex, OffsetDateTime::now_utc(), &SystemRandom::new()) {
+            Ok(Loaded { config: ZoneKey { key, private_file, times }, warnings }) => {
+                let now = OffsetDateTime::now_utc();
+                if let Some(end) = times.ends_at().filter(|end| *end - now < SIGNATURES_LIVE) {
+                    let found = format!("{}, which ends on {}", private_file.display(), end.date());
+                    value.warn(found, "a key that outlives the signatures made with it, 14 days");
+                }
+                warnings.into_iter().for_each(|warning| section.document.warn(warning));
+                if zone.has_key(key.dnskey()) {
+                    keys.push(Arc::new(key));
+                } else {
+                    let found = format!("{}, which is none of the zone's DNSKEY records", private_file.display());
+                    value.fault::<()>(found, "a key that the zone was signed with");
+                }
+            }
+            Err(faults) => faults.into_iter().for_each(|fault| section.document.note(fault)),
+        }
+    }
+    keys
 }
 
 fn read_races(root: &Section<'_>, zones: &[Zone], zones_complete: bool, max_total_delay: Span) -> Vec<RaceConfig> {
@@ -196,6 +294,24 @@ fn read_races(root: &Section<'_>, zones: &[Zone], zones_complete: bool, max_tota
     races
 }
 
+/// Sites' answers in a signed zone need signatures, and nobody looks for signatures in another one.
+fn check_keys(root: &Section<'_>, zones: &[Zone], signers: &Signers, races: &[RaceConfig]) {
+    for zone in zones {
+        let raced = races.iter().find(|race| zone.apex.is_ancestor_or_self_of(race.name.as_bytes()));
+        match (zone.has(&zone.apex, Rtype::DNSKEY), raced, signers.contains_key(&zone.apex)) {
+            (true, Some(race), false) => {
+                let found = format!("raced name {} in signed zone {} without keys", race.name, zone.apex);
+                root.wrong::<()>(found, "the zone's keys, to sign what sites answer");
+            }
+            (false, _, true) => {
+                let found = format!("keys for zone {}, which is not signed", zone.apex);
+                root.wrong::<()>(found, "a signed zone, or no keys");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A raced name must be in a zone of this master, and nothing there may answer in its place.
 fn check_raced_name(value: &Value<'_>, name: &CanonicalName, zones: &[Zone], zones_complete: bool) -> Option<()> {
     let holders = zones.iter().filter(|zone| zone.apex.is_ancestor_or_self_of(name.as_bytes()));
@@ -213,6 +329,10 @@ fn check_raced_name(value: &Value<'_>, name: &CanonicalName, zones: &[Zone], zon
     };
     if let Some(child) = zone.delegation_of(name) {
         return value.fault(format!("{name}, which is delegated with {child}"), "a name that this master answers");
+    }
+    // In a signed zone they are placeholders, without which its denial chain would deny what sites answer.
+    if zone.has(&zone.apex, Rtype::DNSKEY) {
+        return Some(());
     }
     match [Rtype::A, Rtype::AAAA, Rtype::CNAME].into_iter().find(|&rtype| zone.has(name, rtype)) {
         Some(rtype) => value.fault(
@@ -428,7 +548,7 @@ fn assemble(root: &Section<'_>, master: &str, zones: Vec<Zone>, races: Vec<RaceC
         return None;
     }
     let raced: Vec<RacedName> = races.iter().zip(0u16..).map(|(race, index)| race.raced_name(index)).collect();
-    let built = zones.into_iter().map(|zone| (zone.apex.clone(), zone.records().collect()));
+    let built = zones.into_iter().map(|zone| (zone.apex.clone(), zone.into_records().collect()));
     match ZoneSet::build(built, &raced) {
         // Names in answers were read as names.
         Ok(zones) => Service::new(master.to_owned(), zones, races).ok(),

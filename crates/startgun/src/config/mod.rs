@@ -14,8 +14,10 @@
 //! The keys, their units, defaults and consequences are described in `docs/samples/master.toml` and `agent.toml`, which
 //! a test loads.
 
+mod admission;
 mod agent;
 mod clock;
+mod dnssec_key;
 mod error;
 mod host;
 mod master;
@@ -32,10 +34,10 @@ use std::path::Path;
 pub use agent::{AgentConfig, MasterLink};
 pub use error::ConfigError;
 pub use host::HostConfig;
-pub use master::{MasterConfig, SHARDS_MAX};
+pub use master::{DotConfig, MasterConfig};
 use reader::{Document, Section};
 
-/// Largest configuration or zone file, in bytes: 65,536 records at 256 bytes each.
+/// Largest configuration file, in bytes: 65,536 zones at 256 bytes each.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Which of the two daemons a file is for.

@@ -7,7 +7,7 @@
 //! A [`Section`] is one table. Each key that is asked for counts as known, and [`Section::finish`] reports the others.
 //! Readers give `None` where something was wrong: the fault has been noted then.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -33,11 +33,14 @@ pub(super) struct Document<'a> {
     pub checks_host: bool,
     faults: RefCell<Vec<ConfigError>>,
     warnings: RefCell<Vec<ConfigError>>,
+    /// Where the text's lines begin. Counting them anew for each of 65,536 zones would take a minute.
+    line_starts: OnceCell<Vec<usize>>,
 }
 
 impl<'a> Document<'a> {
     pub fn new(file: &'a Path, text: &'a str, checks_host: bool) -> Self {
-        Document { file, text, checks_host, faults: RefCell::default(), warnings: RefCell::default() }
+        let (faults, warnings, line_starts) = (RefCell::default(), RefCell::default(), OnceCell::new());
+        Document { file, text, checks_host, faults, warnings, line_starts }
     }
 
     /// Parses the text; `None` when it is no TOML, which has been noted then.
@@ -61,8 +64,15 @@ impl<'a> Document<'a> {
         self.text.get(span.clone()).unwrap_or_default()
     }
 
+    /// The place of the byte at `offset`; an offset beyond the end counts as the end.
     pub fn position(&self, offset: usize) -> Position {
-        Position::of_offset(self.text, offset)
+        let line_starts = self.line_starts.get_or_init(|| {
+            let behind_breaks = self.text.match_indices('\n').map(|(at, _)| at + 1);
+            std::iter::once(0).chain(behind_breaks).collect()
+        });
+        let line = line_starts.partition_point(|&start| start <= offset);
+        let start = line_starts[line - 1];
+        Position { line, ..Position::of_offset(&self.text[start..], offset - start) }
     }
 
     pub fn file(&self) -> &'a Path {

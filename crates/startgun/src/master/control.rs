@@ -8,7 +8,7 @@ use crate::control::Fault;
 use crate::control::channel::Channel;
 use crate::control::tls::{LogGate, ServerTls, fast_path_secret, peer_identity};
 use startgun_core::control::{ToAgent, ToMaster};
-use startgun_core::master::{AgentStatus, Roster, RosterOutput, Slot};
+use startgun_core::master::{AgentStatus, Roster, RosterOutput, SharedService, Slot};
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::SECRET_BYTES;
 use startgun_net::host_clock::HostClock;
@@ -50,6 +50,7 @@ pub(super) enum Event {
     Message(Slot, Box<ToMaster>),
     Secret(Slot, SessionId, [u8; SECRET_BYTES]),
     Challenge(SocketAddr, Vec<u8>),
+    Service(SharedService),
     Status(oneshot::Sender<Vec<AgentStatus>>),
 }
 
@@ -77,6 +78,11 @@ impl RosterHandle {
             return;
         }
         let _ = self.0.try_send(Event::Challenge(source, bytes.to_vec()));
+    }
+
+    /// Another service takes the place of the present one.
+    pub(super) async fn replace_service(&self, service: SharedService) {
+        let _ = self.0.send(Event::Service(service)).await;
     }
 
     /// The agents as the roster sees them.
@@ -140,6 +146,7 @@ fn handle(
         Event::Message(slot, message) => roster.handle_message(now, slot, *message),
         Event::Secret(slot, id, secret) => roster.handle_session(now, slot, id, secret),
         Event::Challenge(source, bytes) => roster.handle_challenge(now, source, &bytes),
+        Event::Service(service) => roster.handle_service(now, service),
         Event::Status(reply) => {
             let _ = reply.send(roster.status(now));
         }

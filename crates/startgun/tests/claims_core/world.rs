@@ -6,6 +6,7 @@
 use startgun_core::agent::{Agent, AgentConfig, Departure, DepartureOutcome, Limits, MasterConfig, OnBadClock, Output};
 use startgun_core::clock::ClockConfig;
 use startgun_core::control::{ForwardDelay, ToAgent};
+use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, Record, ZoneSet};
 use startgun_core::master::{
     AgentView, Arrival, Delay, Output as MasterOutput, RaceConfig, Readiness, Service, Shard, ShardConfig, Stamp,
@@ -83,7 +84,7 @@ fn service(plan: &Plan) -> Service {
     [1u32, 3_600, 600, 86_400, 60].iter().for_each(|value| soa.extend(value.to_be_bytes()));
     let record = Record { owner: Clone::clone(&apex), rtype: domain::base::Rtype::SOA, ttl_s: 60, data: soa.into() };
     let name: CanonicalName = "www.cdn.test.".parse().expect("a name");
-    let races = [RacedName { name: Clone::clone(&name), index: 0, is_referral: false }];
+    let races = [RacedName { name: Clone::clone(&name), index: 0, types: vec![], is_referral: false }];
     let zones = ZoneSet::build([(apex, vec![record])], &races).expect("a zone");
     let addresses = |a: Ipv4Addr| Answers { a: vec![a], ..Answers::default() };
     let race = RaceConfig {
@@ -207,6 +208,10 @@ impl World {
             fallback_after: Span::from_millis(250),
             max_total_delay: Span::from_millis(300),
             races_per_source_per_s: 1_000,
+            responses_per_prefix_per_s: 0,
+            slip: 2,
+            cookies: CookieSecrets::default(),
+            even_delay: Vec::new(),
             sync_signal_interval: Span::from_secs(3_600),
         };
         let mut world = World {

@@ -44,6 +44,7 @@ pub fn playbook() -> Playbook {
         late: LatePolicy::Drop,
         late_tolerance: Span::from_millis(500),
         answers: Answers { a: vec![SITE_ADDRESS], ..Answers::default() },
+        signatures: vec![],
     };
     Playbook { races: vec![race] }
 }
@@ -139,6 +140,9 @@ impl HandMaster {
             service: self.service,
             client,
             query,
+            cookie: None,
+            proof: &[],
+            proof_count: 0,
         };
         self.say(&Frame::Order(order));
         self.races

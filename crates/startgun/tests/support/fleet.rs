@@ -106,9 +106,14 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Runs `startgun` where the fleet's files are; panics unless it succeeds.
+    /// Runs `startgun` where the fleet's files are.
+    pub fn attempt(&self, arguments: &[&str]) -> Output {
+        Command::new(program()).args(arguments).current_dir(self.directory()).output().expect("started")
+    }
+
+    /// As [`Fleet::attempt`]; panics unless it succeeds.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        let output = Command::new(program()).args(arguments).current_dir(self.directory()).output().expect("started");
+        let output = self.attempt(arguments);
         assert!(
             output.status.success(),
             "startgun {}: {}",

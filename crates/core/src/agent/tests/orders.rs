@@ -332,3 +332,25 @@ fn the_table_of_waiting_orders_is_bounded_and_empties_itself() {
     let order = bench.order(&query);
     assert_eq!(departures(&bench.give_order(&order)).len(), 1);
 }
+
+#[test]
+fn receipts_wait_for_each_other_and_share_datagrams() {
+    let mut bench = Bench::ready();
+    bench.drain();
+    let query = www();
+    for _ in 0..60 {
+        // Each is refused at once.
+        let order = Order { service: address("198.51.100.50:53"), ..bench.order(&query) };
+        let bytes = bench.datagram(0, &[Frame::Order(order)]);
+        bench.agent.handle_datagram(bench.now, bench.now, &bytes);
+    }
+    let full: Vec<Output> = core::iter::from_fn(|| bench.agent.poll_output()).collect();
+    assert_eq!(bench.receipts(&full).len(), 55, "of 21 bytes, as many as fill one datagram");
+    assert_eq!(full.len(), 1);
+    bench.now = bench.now + Span::from_millis(5);
+    bench.agent.handle_timeout(bench.now);
+    let rest: Vec<Output> = core::iter::from_fn(|| bench.agent.poll_output()).collect();
+    assert_eq!(bench.receipts(&rest).len(), 5, "after 5 ms the others");
+    let (_, timer) = bench.agent.poll_timeout().expect("a timer");
+    assert_ne!(timer, Timer::Receipts);
+}

@@ -64,6 +64,19 @@ pub enum ZoneError {
         /// How many bytes they take.
         bytes: usize,
     },
+    /// The zone is signed, and its chain says that the raced name does not have this type: validators would refuse every
+    /// answer to it.
+    #[error(
+        "signed zone {apex} denies that {name} has {rtype} records: sign it with some there, which a race takes the place of"
+    )]
+    Denied {
+        /// The zone.
+        apex: CanonicalName,
+        /// The raced name.
+        name: CanonicalName,
+        /// What sites answer.
+        rtype: Rtype,
+    },
     /// An NSEC3 record that is not one: its owner's first label is no hash, or its hash is not SHA-1.
     #[error("{owner} has an NSEC3 record whose owner is no SHA-1 hash in base32hex")]
     Nsec3 {
@@ -107,9 +120,17 @@ impl Zone {
         });
         let mut races: Vec<&RacedName> = races.iter().collect();
         races.sort_unstable_by(|left, right| canonical_order(left.name.as_bytes(), right.name.as_bytes()));
-        let mut builder = Builder::new(apex);
+        let is_signed = records.iter().any(|record| record.rtype == Rtype::NSEC || record.rtype == Rtype::NSEC3);
+        let mut builder = Builder::new(apex, is_signed);
         builder.add_all(&records, &races)?;
-        builder.finish()
+        let zone = builder.finish()?;
+        for race in races {
+            let name = race.name.as_bytes();
+            if let Some(&rtype) = race.types.iter().find(|&&rtype| zone.denies(name, rtype)) {
+                return Err(ZoneError::Denied { apex: zone.apex, name: race.name.clone(), rtype });
+            }
+        }
+        Ok(zone)
     }
 }
 
@@ -118,10 +139,11 @@ struct Builder {
     chain: super::denial::Builder,
     /// The nodes from the apex to the newest one.
     path: Vec<NodeId>,
+    is_signed: bool,
 }
 
 impl Builder {
-    fn new(apex: CanonicalName) -> Self {
+    fn new(apex: CanonicalName, is_signed: bool) -> Self {
         let zone = Zone {
             apex,
             nodes: Vec::new(),
@@ -133,7 +155,7 @@ impl Builder {
             denial: Chain::default(),
             serial: 0,
         };
-        Builder { zone, chain: super::denial::Builder::default(), path: Vec::new() }
+        Builder { zone, chain: super::denial::Builder::default(), path: Vec::new(), is_signed }
     }
 
     /// Adds what is sorted in canonical order.
@@ -160,8 +182,16 @@ impl Builder {
         races.try_for_each(|race| self.add_race(race, &[]))
     }
 
+    /// `records` are what the zone has at the name. In a signed zone those that the race decides are placeholders, there for
+    /// the chain's sake; they make room.
     fn add_race(&mut self, race: &RacedName, records: &[Record]) -> Result<(), ZoneError> {
         const DECIDED: [Rtype; 5] = [Rtype::A, Rtype::AAAA, Rtype::CNAME, Rtype::DNAME, Rtype::NS];
+        let decided = |record: &Record| {
+            let rtype = covers(&record.data).filter(|_| record.rtype == Rtype::RRSIG).unwrap_or(record.rtype);
+            race.types.contains(&rtype)
+        };
+        let kept: Vec<Record> = records.iter().filter(|record| !self.is_signed || !decided(record)).cloned().collect();
+        let records = kept.as_slice();
         let node = if records.is_empty() { self.enter(race.name.as_bytes()) } else { self.add_node(records)? };
         let is_apex = node == 0;
         let decides = |rtype: &Rtype| !(is_apex && *rtype == Rtype::NS);

@@ -16,7 +16,7 @@
 
 use super::{NodeId, Record, Set, Zone, ZoneError, at_or_before, wildcard_below};
 use crate::dns::name::{CanonicalName, MAX_NAME, parent, suffixes};
-use crate::dns::set::{SetRef, encode_record};
+use crate::dns::set::{SetRef, encode_record, leading_name};
 use domain::base::Rtype;
 use ring::digest;
 
@@ -264,6 +264,27 @@ enum Wanted {
     Either,
 }
 
+/// The type bitmap of NSEC3 data (RFC 5155 section 3.2): behind algorithm, flags, iterations, salt and hash.
+fn nsec3_bitmap(data: &[u8]) -> Option<&[u8]> {
+    let salt_length = usize::from(*data.get(4)?);
+    let hash_length = usize::from(*data.get(5 + salt_length)?);
+    data.get(6 + salt_length + hash_length..)
+}
+
+/// Whether a type bitmap (RFC 4034 section 4.1.2: window, length, bits) has this type's bit.
+fn lists(bitmap: &[u8], rtype: Rtype) -> bool {
+    let (window, bit) = ((rtype.to_int() >> 8) as u8, usize::from(rtype.to_int() & 0xff));
+    let mut rest = bitmap;
+    while let [own, length, tail @ ..] = rest {
+        let Some((bits, tail)) = tail.split_at_checked(usize::from(*length)) else { return false };
+        if *own == window {
+            return bits.get(bit / 8).is_some_and(|byte| byte & (0x80 >> (bit % 8)) != 0);
+        }
+        rest = tail;
+    }
+    false
+}
+
 /// The name one label longer than `encloser` on the way to `name` (RFC 5155 section 1.3).
 fn next_closer<'n>(name: &'n [u8], encloser: &[u8]) -> &'n [u8] {
     let below = suffixes(name).take_while(|suffix| suffix.len() > encloser.len());
@@ -286,6 +307,26 @@ impl Zone {
         let mut asked = Asked { zone: self, proof: [None; 3] };
         gather(&mut asked, &self.denial);
         asked.proof
+    }
+
+    /// Whether the chain says that `name` does not exist, or does not have this type.
+    pub(super) fn denies(&self, name: &[u8], rtype: Rtype) -> bool {
+        match &self.denial {
+            Chain::None => false,
+            Chain::Nsec(_) => {
+                let nsec = self.node(name).and_then(|node| self.node_set(node, Rtype::NSEC));
+                let data = nsec.and_then(|nsec| nsec.encoded_data().next());
+                let bitmap = data.and_then(|data| data.get(leading_name(data)?.len()..));
+                !bitmap.is_some_and(|bitmap| lists(bitmap, rtype))
+            }
+            Chain::Nsec3 { iterations, salt, records } => {
+                let hash = hash_name(name, *iterations, salt);
+                let found = records.binary_search_by(|record| record.hash.cmp(&hash));
+                let set = found.ok().map(|place| self.set(records[place].owner_length, &records[place].set));
+                let data = set.and_then(|set| set.encoded_data().next());
+                !data.and_then(nsec3_bitmap).is_some_and(|bitmap| lists(bitmap, rtype))
+            }
+        }
     }
 
     /// That `name`, which is a node, has no data of the type that was asked for.

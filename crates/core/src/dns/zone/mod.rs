@@ -84,6 +84,8 @@ pub struct RacedName {
     pub name: CanonicalName,
     /// The race that decides it.
     pub index: u16,
+    /// The types that sites answer with; in a signed zone its chain must not deny them.
+    pub types: Vec<Rtype>,
     /// Whether sites answer with NS records: then the race is about everything below the name as well.
     pub is_referral: bool,
 }
@@ -189,6 +191,15 @@ impl ZoneSet {
         ZoneSet::new(zones)
     }
 
+    /// Gives races other indices. Zones that somebody else holds as well are copied.
+    pub fn renumber(&mut self, index: impl Fn(u16) -> u16) {
+        for zone in &mut self.zones {
+            if zone.nodes.iter().any(|node| node.race.is_some_and(|race| index(race) != race)) {
+                Arc::make_mut(zone).nodes.iter_mut().for_each(|node| node.race = node.race.map(&index));
+            }
+        }
+    }
+
     /// The zones.
     pub fn zones(&self) -> &[Arc<Zone>] {
         &self.zones
@@ -221,6 +232,11 @@ impl ZoneSet {
             }
         }
         own
+    }
+
+    /// The apex of the innermost zone that holds `name`, in canonical form.
+    pub fn apex_of(&self, name: &[u8]) -> Option<&CanonicalName> {
+        self.holder(name, Rtype::A).map(Zone::apex)
     }
 
     /// What the zones say to `name`, in canonical form, and `rtype`.

@@ -28,7 +28,7 @@ fn name(text: &str) -> CanonicalName {
 }
 
 fn raced(text: &str, index: u16) -> RacedName {
-    RacedName { name: name(text), index, is_referral: false }
+    RacedName { name: name(text), index, types: vec![Rtype::A], is_referral: false }
 }
 
 fn lookup(zones: &ZoneSet, text: &str, rtype: Rtype) -> String {

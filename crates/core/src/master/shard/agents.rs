@@ -4,8 +4,8 @@
 //! work it out anew. So it is kept as a *plan* per race, type and service address until an agent changes.
 
 use super::Output;
-use super::buffers::Buffers;
 use super::counters::Kind;
+use super::outbox::Outbox;
 use super::races::Ordered;
 use crate::agent::HOLD;
 use crate::clock::host::UtcOnRace;
@@ -17,7 +17,7 @@ use crate::wire::frame::ORDER_PLAYBOOK;
 use crate::wire::session::{self, MAX_PLAIN};
 use crate::wire::{Binding, Direction, Frame, Opener, Order, Sealer, SessionId, TransmitIdentifier};
 use domain::base::Rtype;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// What the master needs between receiving a query and its orders leaving, and an agent between receiving an order and
@@ -116,6 +116,11 @@ impl Agents {
             frame: Vec::new(),
             ordered: Vec::new(),
         }
+    }
+
+    pub(super) fn replace_service(&mut self, service: SharedService, max_total_delay: Span) {
+        (self.service, self.max_total_delay) = (service, max_total_delay);
+        self.plans.clear();
     }
 
     pub(super) fn update(&mut self, view: AgentView) {
@@ -242,13 +247,7 @@ impl Agents {
     /// Gathers one order for every runner; who they are, and how many were left out because their order would come too
     /// late. An agent with a bad clock is told a span instead of the instant: T less the order's way, half of the
     /// round trip.
-    pub(super) fn order(
-        &mut self,
-        order: &Order<'_>,
-        rtype: Rtype,
-        buffers: &mut Buffers,
-        outputs: &mut VecDeque<Output>,
-    ) -> (&[(Slot, Ordered)], u64) {
+    pub(super) fn order(&mut self, order: &Order<'_>, rtype: Rtype, out: &mut Outbox) -> (&[(Slot, Ordered)], u64) {
         self.plan(order.name, rtype, order.service);
         self.ordered.clear();
         self.frame.clear();
@@ -270,12 +269,12 @@ impl Agents {
                 }
                 let transmit = TransmitIdentifier::After(span.max(Span::ZERO));
                 let own = Frame::Order(Order { transmit, playbook: runner.playbook, ..order.clone() });
-                agent.make_room(own.encoded_len(), sessions, buffers, outputs);
+                agent.make_room(own.encoded_len(), sessions, out);
                 own.encode(&mut agent.gathered);
                 ordered.push((runner.slot, Ordered::After));
                 continue;
             }
-            agent.make_room(frame.len(), sessions, buffers, outputs);
+            agent.make_room(frame.len(), sessions, out);
             let start = agent.gathered.len();
             agent.gathered.extend_from_slice(frame);
             agent.gathered[start..][ORDER_PLAYBOOK].copy_from_slice(&runner.playbook.to_be_bytes());
@@ -291,46 +290,34 @@ impl Agents {
 
     /// Gathers a signal for every agent that was ordered to wait for it, also one that has stood down since: it still
     /// holds its answer.
-    pub(super) fn signal(
-        &mut self,
-        id: u64,
-        slots: impl Iterator<Item = Slot>,
-        buffers: &mut Buffers,
-        outputs: &mut VecDeque<Output>,
-    ) {
+    pub(super) fn signal(&mut self, id: u64, slots: impl Iterator<Item = Slot>, out: &mut Outbox) {
         for slot in slots {
             if let Ok(place) = self.agents.binary_search_by_key(&slot, |agent| agent.view.slot) {
-                self.gather(place, &Frame::Signal { id }, buffers, outputs);
+                self.gather(place, &Frame::Signal { id }, out);
             }
         }
     }
 
     /// Gathers an unsolicited synchronisation signal for every agent with a session, and where UTC lies.
-    pub(super) fn sync_signal(
-        &mut self,
-        now: RaceTime,
-        utc: Option<UtcOnRace>,
-        buffers: &mut Buffers,
-        outputs: &mut VecDeque<Output>,
-    ) {
+    pub(super) fn sync_signal(&mut self, now: RaceTime, utc: Option<UtcOnRace>, out: &mut Outbox) {
         for place in 0..self.agents.len() {
-            self.gather(place, &Frame::SyncSignal { sent: now }, buffers, outputs);
+            self.gather(place, &Frame::SyncSignal { sent: now }, out);
             if let Some(utc) = utc {
-                self.gather(place, &Frame::Utc(utc), buffers, outputs);
+                self.gather(place, &Frame::Utc(utc), out);
             }
         }
     }
 
-    fn gather(&mut self, place: usize, frame: &Frame<'_>, buffers: &mut Buffers, outputs: &mut VecDeque<Output>) {
+    fn gather(&mut self, place: usize, frame: &Frame<'_>, out: &mut Outbox) {
         let agent = &mut self.agents[place];
-        agent.make_room(frame.encoded_len(), &mut self.sessions, buffers, outputs);
+        agent.make_room(frame.encoded_len(), &mut self.sessions, out);
         frame.encode(&mut agent.gathered);
     }
 
     /// Seals what was gathered.
-    pub(super) fn flush(&mut self, buffers: &mut Buffers, outputs: &mut VecDeque<Output>) {
+    pub(super) fn flush(&mut self, out: &mut Outbox) {
         for agent in &mut self.agents {
-            agent.flush(&mut self.sessions, buffers, outputs);
+            agent.flush(&mut self.sessions, out);
         }
     }
 
@@ -349,8 +336,7 @@ impl Agents {
         received: RaceTime,
         replied: RaceTime,
         to: SocketAddr,
-        buffers: &mut Buffers,
-        outputs: &mut VecDeque<Output>,
+        out: &mut Outbox,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let previous = match session.last_reply {
@@ -360,10 +346,10 @@ impl Agents {
         session.last_reply = Some((exchange, None));
         self.frame.clear();
         Frame::SyncReply { exchange, received, replied, previous }.encode(&mut self.frame);
-        let mut bytes = buffers.take();
+        let mut bytes = out.buffer();
         // By the session that asked: the agent has its keys, whichever of them sends orders by now.
         session.sealer.seal(&self.frame, &mut bytes);
-        outputs.push_back(Output::Fast { to, bytes, exchange: Some((id, exchange)) });
+        out.push(Output::Fast { to, bytes, exchange: Some((id, exchange)) });
     }
 
     pub(super) fn stamp_reply(&mut self, id: SessionId, exchange: u32, at: RaceTime) {
@@ -377,31 +363,20 @@ impl Agents {
 
 impl Agent {
     /// Seals what was gathered where so many bytes more would not fit.
-    fn make_room(
-        &mut self,
-        bytes: usize,
-        sessions: &mut BTreeMap<SessionId, Session>,
-        buffers: &mut Buffers,
-        outputs: &mut VecDeque<Output>,
-    ) {
+    fn make_room(&mut self, bytes: usize, sessions: &mut BTreeMap<SessionId, Session>, out: &mut Outbox) {
         if self.gathered.len() + bytes > MAX_PLAIN {
-            self.flush(sessions, buffers, outputs);
+            self.flush(sessions, out);
         }
     }
 
-    fn flush(
-        &mut self,
-        sessions: &mut BTreeMap<SessionId, Session>,
-        buffers: &mut Buffers,
-        outputs: &mut VecDeque<Output>,
-    ) {
+    fn flush(&mut self, sessions: &mut BTreeMap<SessionId, Session>, out: &mut Outbox) {
         if self.gathered.is_empty() {
             return;
         }
         if let Some(session) = self.newest.and_then(|newest| sessions.get_mut(&newest)) {
-            let mut bytes = buffers.take();
+            let mut bytes = out.buffer();
             session.sealer.seal(&self.gathered, &mut bytes);
-            outputs.push_back(Output::Fast { to: self.view.fast_path, bytes, exchange: None });
+            out.push(Output::Fast { to: self.view.fast_path, bytes, exchange: None });
         }
         self.gathered.clear();
     }

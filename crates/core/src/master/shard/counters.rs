@@ -26,6 +26,8 @@ kinds! {
     DroppedRate "queries_dropped_rate",
     Central "answers_central",
     Truncated "answers_truncated",
+    BadCookie "answers_bad_cookie",
+    ValidCookie "queries_with_valid_cookie",
     Fallback "answers_fallback",
     FallbackNoAgent "answers_fallback_no_agent",
     FallbackBudget "answers_fallback_budget",

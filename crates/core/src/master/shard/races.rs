@@ -5,6 +5,7 @@
 //! ever taken out but its first entry; an entry that no longer holds when its time comes is passed over.
 
 use super::Arrival;
+use crate::dns::answer::{Proven, SERVER_COOKIE};
 use crate::histogram::Histogram;
 use crate::master::{Slot, Transmit};
 use crate::time::{LocalTime, RaceTime, Span};
@@ -43,6 +44,8 @@ pub(super) struct Opened<'a> {
     pub(super) transmit_at: RaceTime,
     pub(super) transmit: &'a Transmit,
     pub(super) close_after: Span,
+    pub(super) cookie: Option<[u8; SERVER_COOKIE]>,
+    pub(super) proven: Proven,
 }
 
 /// What makes one race's answers depart.
@@ -110,6 +113,10 @@ struct Race {
     close_at: LocalTime,
     revision: u8,
     id: u16,
+    /// The server cookie that answers return.
+    cookie: Option<[u8; SERVER_COOKIE]>,
+    /// What they must prove.
+    proven: Proven,
     /// Agents whose receipt is awaited: each has one word, and only on what it was ordered to do.
     awaited: Vec<(Slot, Ordered)>,
     ordered: usize,
@@ -264,7 +271,7 @@ impl Races {
         race.name.clear();
         race.name.extend_from_slice(opened.key.name);
         (race.transmit_at, race.start, race.close_at) = (opened.transmit_at, start, close_at);
-        race.revision = 0;
+        (race.revision, race.cookie, race.proven) = (0, opened.cookie, opened.proven);
         race.answered = false;
         race.forget_orders();
         race.ask(arrival);
@@ -285,9 +292,10 @@ impl Races {
     }
 
     /// The newest query takes the place of the one before; T stays.
-    pub(super) fn amend(&mut self, number: u64, arrival: &Arrival<'_>) {
+    pub(super) fn amend(&mut self, number: u64, arrival: &Arrival<'_>, cookie: Option<[u8; SERVER_COOKIE]>) {
         if let Some(race) = self.get_mut(number) {
             race.revision += 1;
+            race.cookie = cookie;
             race.ask(arrival);
             race.forget_orders();
         }
@@ -310,6 +318,9 @@ impl Races {
             service: *services.get(usize::from(race.service))?,
             client: race.source,
             query: &race.query,
+            cookie: race.cookie,
+            proof: &race.proven.records,
+            proof_count: race.proven.count,
         })
     }
 
@@ -380,16 +391,16 @@ impl Races {
         }
     }
 
-    /// The query of a race that neither agents nor the master have answered, and the race's index; it counts as answered
-    /// from now on.
-    pub(super) fn take_unanswered(&mut self, number: u64) -> Option<(Arrival<'_>, u16)> {
+    /// The query of a race that neither agents nor the master have answered, the race's index and the answer's server cookie;
+    /// it counts as answered from now on.
+    pub(super) fn take_unanswered(&mut self, number: u64) -> Option<(Arrival<'_>, u16, Option<[u8; SERVER_COOKIE]>)> {
         let race = self.get_mut(number)?;
         let settled = race.departed >= SETTLING_DEPARTURES.min(race.ordered.max(1));
         if race.answered || settled {
             return None;
         }
         race.answered = true;
-        Some((race.arrival(), race.index))
+        Some((race.arrival(), race.index, race.cookie))
     }
 
     pub(super) fn close(&mut self, number: u64) {
@@ -454,6 +465,8 @@ impl Race {
             close_at: LocalTime::MAX,
             revision: 0,
             id: 0,
+            cookie: None,
+            proven: Proven::default(),
             awaited: Vec::new(),
             ordered: 0,
             departed: 0,

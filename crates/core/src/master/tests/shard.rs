@@ -2,5 +2,7 @@
 
 mod admission;
 mod bench;
+mod cookies;
 mod identifiers;
 mod races;
+mod reload;

@@ -101,7 +101,7 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
         (
             "\n\n[fleet]",
             "\nbanana = 1\n[fleet]",
-            "f.toml:5:1: banana: found an unknown key, expected one of clock, clock_distortion, control_listen, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, role, service, shards, stamp, state_dir, status_socket, user, validated_for_s, zone",
+            "f.toml:5:1: banana: found an unknown key, expected one of clock, clock_distortion, control_listen, cookies, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, rate_limit, role, service, shards, stamp, state_dir, status_socket, tls, user, validated_for_s, zone",
         ),
         ("\n\n[fleet]", "\nclock_distortion = 1\n[fleet]", "f.toml:5:20: clock_distortion: found 1, expected a table"),
         ("ca = \"ca.crt\"\n", "", "f.toml:6:1: fleet.ca: found nothing, expected the path of the fleet's ca.crt"),
@@ -133,24 +133,14 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
             "f.toml:19:1: zone[0].records: found another SOA record, expected exactly one",
         ),
         (
-            "@ NS ns\n",
-            "",
-            "f.toml:17:1: zone[0].records: found no NS record of example.org., expected at least one at the zone's apex",
-        ),
-        (
-            "ns A 203.0.113.53\n",
-            "",
-            "f.toml:18:1: zone[0].records: found an NS record for ns.example.org., which has no address, expected an A or AAAA record for it in this zone",
-        ),
-        (
             "mail A 192.0.2.25",
             "mail A 192.0.2.256",
             r#"f.toml:20:8: zone[0].records: found "192.0.2.256", expected an IPv4 address"#,
         ),
         (
             "mail A 192.0.2.25",
-            "mail SRV 1 1 80 mail",
-            r#"f.toml:20:6: zone[0].records: found "SRV", expected a record type, one of SOA, NS, A, AAAA, CNAME, TXT and MX"#,
+            "mail SRV 1 1 x mail",
+            r#"f.toml:20:14: zone[0].records: found "x", expected a whole number"#,
         ),
         (
             "mail A 192.0.2.25",
@@ -165,7 +155,7 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
         (
             "mail A 192.0.2.25",
             "$INCLUDE other.zone",
-            r#"f.toml:20:1: zone[0].records: found "$INCLUDE", expected $ORIGIN or $TTL"#,
+            "f.toml:20:10: zone[0].records: found other.zone and no way to read it (No such file or directory (os error 2)), expected a readable zone file",
         ),
         (
             "mail A 192.0.2.25",
@@ -178,12 +168,12 @@ f.toml:22:10: zone[0].records: found a quote and no end of it, expected a closin
         (
             "mail A 192.0.2.25",
             "mail 4294967295 A 192.0.2.25",
-            r#"f.toml:20:6: zone[0].records: found "4294967295", expected a time to live in seconds, a whole number from 0 to 2147483647"#,
+            r#"f.toml:20:6: zone[0].records: found "4294967295", expected a time to live in seconds, a whole number from 0 to 2147483647, or in units, such as 1h30m"#,
         ),
         (
             "mail A 192.0.2.25",
-            "mail TXT (\n \"a\" ; c\n \"b\"\n)\n; comment\n\nmail SRV 1 1 1 ns",
-            r#"f.toml:26:6: zone[0].records: found "SRV", expected a record type, one of SOA, NS, A, AAAA, CNAME, TXT and MX"#,
+            "mail TXT (\n \"a\" ; c\n \"b\"\n)\n; comment\n\nmail BANANA ns",
+            r#"f.toml:26:6: zone[0].records: found "BANANA", expected a record type, such as AAAA or TYPE65280"#,
         ),
         (
             r#"name = "example.org.""#,
@@ -197,8 +187,8 @@ f.toml:22:10: zone[0].records: found a quote and no end of it, expected a closin
         ),
         (
             "[[race]]",
-            "[[zone]]\nname = \"other.org\"\nrecords = \"@ SOA ns h 1 2 3 4 5\\n@ NS ns.other.\\n@ SRV 1 1 1 a\"\n\n[[race]]",
-            r#"f.toml:27:11: zone[1].records: found in line 3 of the text "SRV", expected a record type, one of SOA, NS, A, AAAA, CNAME, TXT and MX"#,
+            "[[zone]]\nname = \"other.org\"\nrecords = \"@ SOA ns h 1 2 3 4 5\\n@ NS ns.other.\\n@ BANANA a\"\n\n[[race]]",
+            r#"f.toml:27:11: zone[1].records: found in line 3 of the text "BANANA", expected a record type, such as AAAA or TYPE65280"#,
         ),
         (
             "[[race]]",
@@ -275,7 +265,7 @@ f.toml:28:9: race[0].cover: found cover beside signal, expected no delay: the an
         (
             r#"["192.0.2.10"]"#,
             "[]",
-            "f.toml:32:1: race[0].sites.tokyo: found no address, expected at least one in a or aaaa",
+            "f.toml:32:1: race[0].sites.tokyo: found no answer, expected addresses in a or aaaa, or cname, or ns",
         ),
         (
             r#"["192.0.2.10"]"#,

@@ -3,6 +3,7 @@
 use crate::control::ForwardDelay;
 use crate::dns::Answers;
 use crate::dns::answer::tests::query_bytes;
+use crate::dns::cookie::CookieSecrets;
 use crate::dns::zone::tests::zones;
 use crate::master::{
     AgentView, Arrival, Delay, Output, RaceConfig, Readiness, Service, Shard, ShardConfig, SharedService, Slot, Stamp,
@@ -12,8 +13,8 @@ use crate::playbook::LatePolicy;
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
 use crate::wire::session::SECRET_BYTES;
 use crate::wire::{
-    Binding, Direction, Frame, MAX_DATAGRAM, Opener, Receipt, ReceiptOutcome, Sealer, SessionId, TransmitIdentifier,
-    frame::frames,
+    Binding, Direction, Frame, MAX_DATAGRAM, Opener, Order, Receipt, ReceiptOutcome, Sealer, SessionId,
+    TransmitIdentifier, frame::frames,
 };
 use domain::base::Rtype;
 use std::collections::BTreeMap;
@@ -66,6 +67,10 @@ pub(super) fn config() -> ShardConfig {
         fallback_after: FALLBACK_AFTER,
         max_total_delay: Span::from_millis(300),
         races_per_source_per_s: 1_000_000,
+        responses_per_prefix_per_s: 0,
+        slip: 2,
+        cookies: CookieSecrets::default(),
+        even_delay: Vec::new(),
         sync_signal_interval: Span::from_secs(1),
     }
 }
@@ -120,6 +125,28 @@ pub(super) struct Heard {
     pub(super) sync_replies: Vec<(u32, RaceTime, RaceTime, (u32, RaceTime))>,
     pub(super) sync_signals: usize,
     pub(super) signals: Vec<u64>,
+    /// Of the orders.
+    pub(super) cookies: Vec<Option<[u8; 16]>>,
+}
+
+impl Heard {
+    fn note(&mut self, to: SocketAddr, order: &Order<'_>) {
+        self.cookies.push(order.cookie);
+        self.orders.push(Ordered {
+            to,
+            race: order.race,
+            revision: order.revision,
+            at: match order.transmit {
+                TransmitIdentifier::At(at) => at,
+                TransmitIdentifier::After(_) | TransmitIdentifier::On(_) => RaceTime::from_nanos(0),
+            },
+            transmit: order.transmit,
+            sent: order.sent,
+            playbook: order.playbook,
+            client: order.client,
+            id: u16::from_be_bytes([order.query[0], order.query[1]]),
+        });
+    }
 }
 
 impl Bench {
@@ -175,20 +202,7 @@ impl Bench {
             opener.open(&bytes, &mut plain).expect("a counter that was not used before");
             for frame in frames(&plain) {
                 match frame.expect("well-formed") {
-                    Frame::Order(order) => heard.orders.push(Ordered {
-                        to,
-                        race: order.race,
-                        revision: order.revision,
-                        at: match order.transmit {
-                            TransmitIdentifier::At(at) => at,
-                            TransmitIdentifier::After(_) | TransmitIdentifier::On(_) => RaceTime::from_nanos(0),
-                        },
-                        transmit: order.transmit,
-                        sent: order.sent,
-                        playbook: order.playbook,
-                        client: order.client,
-                        id: u16::from_be_bytes([order.query[0], order.query[1]]),
-                    }),
+                    Frame::Order(order) => heard.note(to, &order),
                     Frame::SyncReply { exchange, received, replied, previous } => {
                         heard.sync_replies.push((exchange, received, replied, previous));
                     }

@@ -1,0 +1,170 @@
+//! Another configuration for a running master: on SIGHUP and by `startgun reload`.
+//!
+//! All or nothing. The file is read and checked as at a start, beside the running service; only a sound one takes its
+//! place, and then everything of it at once per shard: no query meets half of it, and none is lost. What belongs to
+//! sockets, threads or the process cannot change while they are there; a file that changes it is refused as a whole,
+//! with the keys that need a restart.
+
+use super::control::RosterHandle;
+use super::shards::Shards;
+use super::signing::signed;
+use super::{cookie_secrets, dot, shard_config};
+use crate::config::{self, ConfigError, MasterConfig};
+use startgun_core::dns::cookie::CookieSecrets;
+use startgun_core::master::{Service, SharedService};
+use startgun_core::time::Epoch;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What the master serves at the moment.
+#[derive(Clone)]
+pub(super) struct Current(Arc<RwLock<(Arc<MasterConfig>, SharedService)>>);
+
+impl Current {
+    pub(super) fn new(config: Arc<MasterConfig>, service: SharedService) -> Self {
+        Current(Arc::new(RwLock::new((config, service))))
+    }
+
+    pub(super) fn config(&self) -> Arc<MasterConfig> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// For one query or document: the next one may meet another.
+    pub(super) fn service(&self) -> SharedService {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).1)
+    }
+
+    fn replace(&self, config: Arc<MasterConfig>, service: SharedService) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (config, service);
+    }
+}
+
+/// Everything that a reload reaches.
+#[derive(Clone)]
+pub(super) struct Reloader {
+    pub(super) path: PathBuf,
+    pub(super) current: Current,
+    pub(super) epoch: Epoch,
+    pub(super) seed: u64,
+    pub(super) shards: Shards,
+    pub(super) roster: RosterHandle,
+    /// Of DNS over TLS, where that is served.
+    pub(super) certificate: Option<Arc<dot::Certificate>>,
+    /// One at a time: two that overlapped would each succeed the same service.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a reload has put in place.
+pub(super) struct Reloaded {
+    pub(super) summary: String,
+    pub(super) warnings: Vec<ConfigError>,
+}
+
+impl Reloader {
+    /// Reads the configuration anew, and serves it.
+    ///
+    /// # Errors
+    /// A line per fault; nothing has changed then.
+    pub(super) async fn reload(&self) -> Result<Reloaded, String> {
+        let _turn = self.turn.lock().await;
+        let before = self.current.config();
+        let service = self.current.service();
+        let path = self.path.clone();
+        // Large zones take seconds to read; queries over TCP and agents do not wait for that.
+        let prepared = tokio::task::spawn_blocking(move || prepare(&path, &before, &service)).await;
+        let prepared = prepared.map_err(|error| format!("reading the configuration: {error}"))?;
+        let Prepared { config, service, cookies, certificate, warnings } = prepared.inspect_err(|faults| {
+            tracing::error!(%faults, "the configuration was not reloaded: everything stays as it was");
+        })?;
+        let summary = config.to_string();
+        self.serve(config, service, &cookies).await;
+        if let (Some(served), Some(fresh)) = (&self.certificate, certificate) {
+            served.replace(fresh);
+        }
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        tracing::info!(summary, "configuration reloaded");
+        Ok(Reloaded { summary, warnings })
+    }
+
+    /// Signs what sites answer anew, and serves it.
+    ///
+    /// # Errors
+    /// A sentence; nothing has changed then.
+    pub(super) async fn sign_again(&self) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
+        let (config, service) = (self.current.config(), self.current.service());
+        let again = tokio::task::spawn_blocking(move || {
+            let service = signed(Service::clone(&service), &config)?;
+            Ok::<_, String>((cookie_secrets(&config)?, config, Arc::new(service)))
+        });
+        let (cookies, config, service) = again.await.map_err(|error| error.to_string())??;
+        self.serve(config, service, &cookies).await;
+        Ok(())
+    }
+
+    async fn serve(&self, config: Arc<MasterConfig>, service: SharedService, cookies: &CookieSecrets) {
+        self.shards.configure(|shard| shard_config(&config, shard, self.epoch, &service, cookies, self.seed));
+        self.roster.replace_service(Arc::clone(&service)).await;
+        self.current.replace(config, service);
+    }
+
+    /// Reloads at every SIGHUP, until the process ends.
+    pub(super) async fn on_hangup(self) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => hangup,
+            Err(error) => return tracing::error!(%error, "catching SIGHUP"),
+        };
+        while hangup.recv().await.is_some() {
+            // What went wrong is in the log.
+            let _ = self.reload().await;
+        }
+    }
+}
+
+struct Prepared {
+    config: Arc<MasterConfig>,
+    service: SharedService,
+    cookies: CookieSecrets,
+    certificate: Option<Arc<rustls::ServerConfig>>,
+    warnings: Vec<ConfigError>,
+}
+
+fn prepare(path: &std::path::Path, before: &MasterConfig, service: &Service) -> Result<Prepared, String> {
+    let lines = |faults: Vec<ConfigError>| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let config::Loaded { mut config, warnings } = config::load_master(path).map_err(lines)?;
+    config.settle_shards();
+    let fixed = needs_restart(before, &config);
+    if !fixed.is_empty() {
+        return Err(format!("{}: changed {}: that needs a restart", path.display(), fixed.join(", ")));
+    }
+    let succeeded = config.service.clone().succeed(service);
+    let service = succeeded.map_err(|places| {
+        format!("{}: raced names old and new need {places} places: that needs a restart", path.display())
+    })?;
+    let service = signed(service, &config)?;
+    let cookies = cookie_secrets(&config)?;
+    let certificate = config.dot.as_ref().map(dot::read).transpose()?;
+    Ok(Prepared { config: Arc::new(config), service: Arc::new(service), cookies, certificate, warnings })
+}
+
+/// The keys that cannot change while the process runs, and did.
+fn needs_restart(before: &MasterConfig, after: &MasterConfig) -> Vec<&'static str> {
+    let changed = [
+        ("name", before.host.name != after.host.name),
+        ("control_listen", before.control_listen != after.control_listen),
+        ("fast_path_listen", before.fast_path_listen != after.fast_path_listen),
+        ("state_dir", before.host.state_dir != after.host.state_dir),
+        ("status_socket", before.host.status_socket != after.host.status_socket),
+        ("http_listen", before.host.http_listen != after.host.http_listen),
+        ("user", before.host.user != after.host.user),
+        ("shards", before.shards != after.shards),
+        ("queue_capacity", before.queue_capacity != after.queue_capacity),
+        ("fleet", before.host.fleet != after.host.fleet),
+        ("clock", before.host_time != after.host_time),
+        ("clock_distortion", before.host.clock_distortion != after.host.clock_distortion),
+        ("tls.port", before.dot.as_ref().map(|dot| dot.port) != after.dot.as_ref().map(|dot| dot.port)),
+        ("service (their addresses)", before.service_addresses != after.service_addresses),
+    ];
+    changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
+}
