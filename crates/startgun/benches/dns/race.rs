@@ -32,8 +32,16 @@ pub const COUNTS: [usize; 4] = [1, 3, 10, 50];
 /// 1,000 outstanding queries are 200,000 races a second, were there nothing but the delay. Each socket has room for the
 /// answers to its part of them (200 KiB by default, 256 answers as the kernel counts them).
 pub const LOAD: Shape = Shape { sockets: 8, outstanding: 1_000, dnssec: false };
-/// A shard shows its counters half a second late; by then every open race is closed, and has been paid for.
-const COUNTERS_SETTLE: Duration = Duration::from_millis(700);
+/// A shard shows its counters half a second late; what does not change for so long does not change any more.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(600);
+/// Longest wait for that, as many intervals: races are over in half of one.
+const SETTLE_LOOKS_MAX: usize = 20;
+
+/// What a master counts of races.
+const MASTER_COUNTERS: [&str; 5] =
+    ["queries", "races", "receipts_departed", "receipts_not_departed", "answers_fallback"];
+/// What an agent counts of orders.
+const AGENT_COUNTERS: [&str; 2] = ["orders", "departures"];
 
 /// Races with so many agents, in one round.
 #[derive(Clone, Debug)]
@@ -81,11 +89,11 @@ impl Grounds<'_> {
         let usage = Usage::of(master.id());
         usage.keep_on_measured(self.cores)?;
         sink.during(|| self.ask_for_races(warm_up))?;
-        let before = self.counters("m1");
+        let before = self.settled("m1", &MASTER_COUNTERS)?;
         let cpu_before = usage.cpu_ns()?;
         let (answered, after, cpu_after) = sink.during(|| {
             let answered = self.ask_for_races(duration)?;
-            let after = self.counters("m1");
+            let after = self.settled("m1", &MASTER_COUNTERS)?;
             Ok::<_, String>((answered, after, usage.cpu_ns()?))
         })?;
         let received = std::mem::take(&mut sink.received);
@@ -119,10 +127,12 @@ impl Grounds<'_> {
         let usage = Usage::of(agent.id());
         usage.keep_on_measured(self.cores)?;
         self.ask_for_races(warm_up)?;
-        let before = self.counters(&name);
+        let before = self.settled(&name, &AGENT_COUNTERS)?;
         let cpu_before = usage.cpu_ns()?;
         let answered = self.ask_for_races(duration)?;
-        let after = self.counters(&name);
+        // Of the newest departures: of those under load, now, and not later.
+        let lateness = self.status(&name)["masters"][0]["report"]["lateness"].clone();
+        let after = self.settled(&name, &AGENT_COUNTERS)?;
         let cpu_after = usage.cpu_ns()?;
         stop(agent)?;
         stop(master)?;
@@ -131,16 +141,13 @@ impl Grounds<'_> {
         if orders == 0 {
             return Err(format!("no orders among {} answers: {after}", answered.completed));
         }
-        let lateness = |quantile: &str| {
-            let span_ns = after["masters"][0]["report"]["lateness"][quantile].as_i64();
-            span_ns.map_or(f64::NAN, |span_ns| span_ns as f64 / 1e3)
-        };
+        let lateness_us = |quantile: &str| lateness[quantile].as_i64().map_or(f64::NAN, |span_ns| span_ns as f64 / 1e3);
         Ok(Answers {
             per_s: departures as f64 / answered.seconds,
             cpu_us: (cpu_after - cpu_before) as f64 / 1e3 / orders as f64,
             orders,
             failed: orders - departures.min(orders),
-            lateness_us: (lateness("p50"), lateness("p99")),
+            lateness_us: (lateness_us("p50"), lateness_us("p99")),
         })
     }
 
@@ -181,10 +188,23 @@ impl Grounds<'_> {
         ask(&self.tools.dnsperf, self.address(), &self.zones.races(), LOAD, duration, "NOERROR")
     }
 
-    /// The status of a master or agent, once everything so far is in it.
-    fn counters(&self, name: &str) -> Value {
-        std::thread::sleep(COUNTERS_SETTLE);
+    fn status(&self, name: &str) -> Value {
         self.stage.status(name).expect("it runs")
+    }
+
+    /// The status of a master or agent, once everything so far has been done, paid for, and counted: `counters` rest.
+    fn settled(&self, name: &str, counters: &[&str]) -> Result<Value, String> {
+        let mut earlier = self.status(name);
+        for _ in 0..SETTLE_LOOKS_MAX {
+            std::thread::sleep(SETTLE_INTERVAL);
+            let later = self.status(name);
+            let rests = counters.iter().all(|counter| count(&later, counter) == count(&earlier, counter));
+            if rests && later["open_races"].as_u64().unwrap_or(0) == 0 {
+                return Ok(later);
+            }
+            earlier = later;
+        }
+        Err(format!("{name} does not come to rest: {earlier}"))
     }
 }
 

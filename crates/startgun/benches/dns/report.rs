@@ -14,7 +14,9 @@ use crate::statistics::{Estimate, interval};
 /// All of it; `circumstances` are lines about this run.
 pub fn report(outcome: &Outcome, circumstances: &str) -> String {
     let mut text = format!("\n{circumstances}");
-    if let Some((rank, coverage)) = interval(outcome.rounds) {
+    if outcome.rounds == 1 {
+        text += "One round: its figures mean nothing.\n";
+    } else if let Some((rank, coverage)) = interval(outcome.rounds) {
         let _ = writeln!(
             text,
             "Medians over {} rounds; in brackets the median's confidence interval, {:.1} % (values {rank} and {} of {}).",
