@@ -1,7 +1,7 @@
 //! Building answers: the master's central ones, and each agent's own in a race.
 
 use super::name::MAX_NAME;
-use super::query::Query;
+use super::query::{Edns, Query, readable};
 use super::set::{Placement, SetRef, leading_name};
 use super::site::PreparedAnswers;
 use super::writer::{Full, Section, Writer};
@@ -203,12 +203,8 @@ impl<'a> Response<'a> {
 
     /// The OPT record of the answer; empty for a query without one (RFC 6891 section 7).
     fn opt(&self, code: OptRcode, extended: Option<u16>) -> Opt {
-        let mut opt = Opt { bytes: [0; MAX_OPT], length: 0 };
-        let Some(edns) = self.query.edns else { return opt };
-        let size = (MAX_ANSWER as u16).to_be_bytes();
-        let flags = if edns.dnssec_ok { 0x80 } else { 0 };
-        opt.bytes[..9].copy_from_slice(&[0, 0, 41, size[0], size[1], (code.to_int() >> 4) as u8, 0, flags, 0]);
-        opt.length = OPT_FIXED;
+        let Some(edns) = self.query.edns else { return Opt { bytes: [0; MAX_OPT], length: 0 } };
+        let mut opt = Opt::new(code, edns.dnssec_ok);
         if edns.nsid && !self.identifier.is_empty() {
             opt.add(OptionCode::NSID, &[&self.identifier.as_bytes()[..self.identifier.len().min(63)]]);
         }
@@ -237,6 +233,14 @@ struct Opt {
 }
 
 impl Opt {
+    fn new(code: OptRcode, dnssec_ok: bool) -> Self {
+        let mut bytes = [0; MAX_OPT];
+        let size = (MAX_ANSWER as u16).to_be_bytes();
+        let flags = if dnssec_ok { 0x80 } else { 0 };
+        bytes[..9].copy_from_slice(&[0, 0, 41, size[0], size[1], (code.to_int() >> 4) as u8, 0, flags, 0]);
+        Opt { bytes, length: OPT_FIXED }
+    }
+
     fn add(&mut self, code: OptionCode, parts: &[&[u8]]) {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut append = |part: &[u8]| {
@@ -529,8 +533,9 @@ pub fn serves(class: Class) -> bool {
     class == Class::IN
 }
 
-/// The answer to a packet that is no well-formed query: its id, QR and the code. A code above 15 needs an OPT
-/// record for its upper bits (RFC 6891 section 6.1.3).
+/// The answer to a packet that is no well-formed query: its id, QR and the code, the question where it can be read, and an
+/// OPT record where there is one (RFC 6891 section 6.1.1) or the code needs it for its upper bits. Never longer than the
+/// packet, but for such a code.
 ///
 /// # Panics
 /// If `packet` is shorter than a header: such packets are ignored before.
@@ -541,11 +546,30 @@ pub fn error(packet: &[u8], code: OptRcode, mut out: Vec<u8>) -> Vec<u8> {
     out.push(0x80 | packet[2] & 0x79);
     out.push(code.rcode().to_int());
     out.extend_from_slice(&[0; 8]);
-    if code.is_ext() {
+    let (question, has_opt) = readable(packet);
+    if let Some(question) = question {
+        out[5] = 1;
+        out.extend_from_slice(question);
+    }
+    if has_opt || code.is_ext() {
         out[11] = 1;
         let size = (MAX_ANSWER as u16).to_be_bytes();
         out.extend_from_slice(&[0, 0, 41, size[0], size[1], (code.to_int() >> 4) as u8, 0, 0, 0, 0, 0]);
     }
+    out
+}
+
+/// The answer to a packet that asks for nothing but a server cookie (RFC 7873 section 5.4).
+///
+/// # Panics
+/// If `packet` is shorter than a header.
+pub fn cookie_alone(packet: &[u8], edns: &Edns<'_>, cookie: [u8; SERVER_COOKIE], mut out: Vec<u8>) -> Vec<u8> {
+    let mut opt = Opt::new(OptRcode::NOERROR, edns.dnssec_ok);
+    let client = edns.cookie.unwrap_or(&[]);
+    opt.add(OptionCode::COOKIE, &[&client[..CLIENT_COOKIE.min(client.len())], &cookie]);
+    out.clear();
+    out.extend_from_slice(&[packet[0], packet[1], 0x80 | packet[2] & 0x01, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    out.extend_from_slice(&opt.bytes[..opt.length]);
     out
 }
 

@@ -57,6 +57,8 @@ pub enum Verdict<'a> {
     Ignore,
     /// An error with this code: header, the question where it could be read, and OPT for a code that needs one.
     Error(OptRcode),
+    /// A server cookie: nothing else is asked for (RFC 7873 section 5.4).
+    Cookie(Edns<'a>),
     /// An answer.
     Query(Query<'a>),
 }
@@ -103,24 +105,35 @@ impl<'a> Query<'a> {
         if Opcode::from_int(flags >> 3 & 0xf) != Opcode::QUERY {
             return Verdict::Error(OptRcode::NOTIMP);
         }
-        // One question, and nothing in the sections of an answer.
-        let [sections @ .., additional_high, additional_low] = counts;
-        if *sections != [0, 1, 0, 0, 0, 0] || flags & 0x02 != 0 {
-            return Verdict::Error(OptRcode::FORMERR);
+        let count = |place: usize| u16::from_be_bytes([counts[2 * place], counts[2 * place + 1]]);
+        // One question, and nothing in the sections of an answer; or none, and a cookie.
+        match [count(0), count(1), count(2), count(3)] {
+            [1, 0, authority @ 0..=1, additional] => {
+                Self::parse_body(packet, authority, additional).map_or_else(Verdict::Error, Verdict::Query)
+            }
+            [0, 0, 0, 1] => match Edns::parse(&packet[HEADER..]) {
+                Ok((edns, _)) if edns.cookie.is_some() => Verdict::Cookie(edns),
+                Ok(_) => Verdict::Error(OptRcode::FORMERR),
+                Err(code) => Verdict::Error(code),
+            },
+            _ => Verdict::Error(OptRcode::FORMERR),
         }
-        let additional = u16::from_be_bytes([*additional_high, *additional_low]);
-        Self::parse_body(packet, additional).map_or_else(Verdict::Error, Verdict::Query)
     }
 
-    fn parse_body(packet: &'a [u8], additional: u16) -> Result<Self, OptRcode> {
+    fn parse_body(packet: &'a [u8], authority: u16, additional: u16) -> Result<Self, OptRcode> {
         let mut name = [0; MAX_NAME];
         let length = fold_name(&packet[HEADER..], &mut name).ok_or(OptRcode::FORMERR)?;
         let rest = &packet[HEADER + length..];
         let (question, rest) = rest.split_first_chunk::<4>().ok_or(OptRcode::FORMERR)?;
         let rtype = Rtype::from_int(u16::from_be_bytes([question[0], question[1]]));
         let class = Class::from_int(u16::from_be_bytes([question[2], question[3]]));
+        // RFC 1995 section 3: the SOA record of the version that the client has.
+        if authority != 0 && rtype != Rtype::IXFR {
+            return Err(OptRcode::FORMERR);
+        }
         let edns = match (additional, rest) {
             (0, _) => None,
+            _ if authority != 0 => other_additional(packet, additional)?,
             // The root's name, type 41: what nearly all have, and nothing else.
             (1, [0, 0, 41, ..]) => Some(Edns::parse(rest)?.0),
             _ => other_additional(packet, additional)?,
@@ -155,6 +168,9 @@ impl<'a> Edns<'a> {
     /// Reads an OPT record at the beginning of `bytes`, and says how long it is.
     fn parse(bytes: &'a [u8]) -> Result<(Self, usize), OptRcode> {
         let (fixed, rest) = bytes.split_first_chunk::<OPT_FIXED>().ok_or(OptRcode::FORMERR)?;
+        if !begins_with_opt(fixed) {
+            return Err(OptRcode::FORMERR);
+        }
         let &[_, _, _, size_high, size_low, _, version, flags, _, length_high, length_low] = fixed;
         let length = usize::from(u16::from_be_bytes([length_high, length_low]));
         let mut options = rest.get(..length).ok_or(OptRcode::FORMERR)?;
@@ -204,6 +220,22 @@ impl<'a> Edns<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether these bytes begin with an OPT record: the root's name, type 41.
+fn begins_with_opt(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0, 0, 41])
+}
+
+/// Of a packet that is no well-formed query: its question, where that is whole, and whether an OPT record follows.
+pub(super) fn readable(packet: &[u8]) -> (Option<&[u8]>, bool) {
+    let mut name = [0; MAX_NAME];
+    let body = packet.get(HEADER..).unwrap_or(&[]);
+    let has_one = packet.get(4..10) == Some([0, 1, 0, 0, 0, 0].as_slice());
+    let length = fold_name(body, &mut name).filter(|_| has_one).map(|length| length + 4);
+    let question = length.and_then(|length| body.get(..length));
+    let behind = question.and_then(|question| body.get(question.len()..));
+    (question, behind.is_some_and(begins_with_opt))
 }
 
 /// RFC 7871 section 6 and 7.1.2: the address has as many bytes as its prefix needs, no bit beyond the prefix is set, and the

@@ -28,7 +28,7 @@ use super::{Service, SharedService, Slot, Stamp, Transmit, central};
 use crate::clock::host::UtcOnRace;
 use crate::dns::answer::{self, Response, SERVER_COOKIE, Transport};
 use crate::dns::cookie::{Cookie, CookieSecrets};
-use crate::dns::query::{Query, Verdict};
+use crate::dns::query::{Edns, Query, Verdict};
 use crate::histogram::Histogram;
 use crate::rate::{Prefix, PrefixRate};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
@@ -228,6 +228,12 @@ impl Shard {
                 let out = self.out.buffer();
                 self.reply(&arrival, answer::error(arrival.bytes, code, out));
             }
+            Verdict::Cookie(edns) => {
+                self.counts.count(Kind::Central);
+                let cookie = self.judge(now, arrival.source.ip(), &edns);
+                let out = self.out.buffer();
+                self.reply(&arrival, central::answer_cookie(arrival.bytes, &edns, cookie, out));
+            }
             Verdict::Query(query) => self.handle_query(now, &arrival, &query),
         }
     }
@@ -239,7 +245,7 @@ impl Shard {
 
     fn handle_query(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>) {
         let service = Arc::clone(&self.service);
-        let cookie = self.judge(now, arrival.source.ip(), query);
+        let cookie = query.edns.and_then(|edns| self.judge(now, arrival.source.ip(), &edns));
         let has_cookie = cookie.is_some_and(|cookie| cookie.is_valid);
         let response =
             Response::new(query, Transport::Udp, &service.master).with_cookie(cookie.map(|cookie| cookie.server));
@@ -275,8 +281,8 @@ impl Shard {
     }
 
     /// What the query's cookie says; `None` without one, and where there are no cookies here.
-    fn judge(&mut self, now: LocalTime, source: IpAddr, query: &Query<'_>) -> Option<Cookie> {
-        let option = query.edns?.cookie?;
+    fn judge(&mut self, now: LocalTime, source: IpAddr, edns: &Edns<'_>) -> Option<Cookie> {
+        let option = edns.cookie?;
         let unix_s = (now.as_nanos() + self.unix_minus_local_ns?).div_euclid(1_000_000_000);
         let cookie = self.config.cookies.judge(option, source, unix_s as u32)?;
         if cookie.is_valid {

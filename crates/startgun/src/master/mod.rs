@@ -96,7 +96,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         let teller = shards.clone();
         let tell = async move |time: Option<HostTime>| teller.tell_all(|| ShardInput::Utc(time.map(on_race)));
         tokio::task::spawn_local(host_time::watch(reader, clock.clone(), host_clock.clone(), tell));
-        let current = Current::new(Arc::new(config), service);
+        let current = Current::new(Arc::new(config), service, cookies);
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         let (path, roster) = (path.to_owned(), roster_handle);
         let reloader = Reloader { path, current, epoch, seed, shards, roster, certificate, turn };

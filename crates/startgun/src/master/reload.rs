@@ -18,24 +18,36 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// What the master serves at the moment.
 #[derive(Clone)]
-pub(super) struct Current(Arc<RwLock<(Arc<MasterConfig>, SharedService)>>);
+pub(super) struct Current(Arc<RwLock<Served>>);
+
+#[derive(Clone)]
+struct Served {
+    config: Arc<MasterConfig>,
+    service: SharedService,
+    cookies: CookieSecrets,
+}
 
 impl Current {
-    pub(super) fn new(config: Arc<MasterConfig>, service: SharedService) -> Self {
-        Current(Arc::new(RwLock::new((config, service))))
+    pub(super) fn new(config: Arc<MasterConfig>, service: SharedService, cookies: CookieSecrets) -> Self {
+        Current(Arc::new(RwLock::new(Served { config, service, cookies })))
     }
 
     pub(super) fn config(&self) -> Arc<MasterConfig> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0)
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).config)
     }
 
     /// For one query or document: the next one may meet another.
     pub(super) fn service(&self) -> SharedService {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).1)
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).service)
     }
 
-    fn replace(&self, config: Arc<MasterConfig>, service: SharedService) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (config, service);
+    /// The secrets of server cookies.
+    pub(super) fn cookies(&self) -> CookieSecrets {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).cookies.clone()
+    }
+
+    fn replace(&self, config: Arc<MasterConfig>, service: SharedService, cookies: CookieSecrets) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Served { config, service, cookies };
     }
 }
 
@@ -105,7 +117,7 @@ impl Reloader {
     async fn serve(&self, config: Arc<MasterConfig>, service: SharedService, cookies: &CookieSecrets) {
         self.shards.configure(|shard| shard_config(&config, shard, self.epoch, &service, cookies, self.seed));
         self.roster.replace_service(Arc::clone(&service)).await;
-        self.current.replace(config, service);
+        self.current.replace(config, service, cookies.clone());
     }
 
     /// Reloads at every SIGHUP, until the process ends.

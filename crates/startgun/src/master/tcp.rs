@@ -10,6 +10,7 @@
 
 use super::reload::Current;
 use super::shards::{ShardInput, Shards};
+use crate::startup;
 use startgun_core::master::central;
 use startgun_core::rate::Prefix;
 use std::cell::RefCell;
@@ -194,11 +195,17 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
         let had_begun = !arrived.is_empty();
         let is_end = timeout_at(deadline, stream.read_buf(&mut arrived)).await?? == 0;
         let mut taken = 0;
+        let cookies = current.cookies();
         while let Some(query) = message(&arrived[taken..])? {
             taken += 2 + query.len();
             queries += 1;
-            let keepalive = (place.connections.idle().as_millis() / 100) as u16;
-            let answer = central::answer_tcp(&current.service(), query, Some(keepalive), Vec::new());
+            let asker = central::Stream {
+                peer: peer.ip().to_canonical(),
+                keepalive: Some((place.connections.idle().as_millis() / 100) as u16),
+                cookies: &cookies,
+                unix_s: (startup::unix_ns() / 1_000_000_000) as u32,
+            };
+            let answer = central::answer_tcp(&current.service(), query, &asker, Vec::new());
             let Some(answer) = answer else { return Ok(()) };
             answers.extend_from_slice(&(answer.len() as u16).to_be_bytes());
             answers.extend_from_slice(&answer);

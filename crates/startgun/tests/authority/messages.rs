@@ -161,8 +161,6 @@ impl Table {
     }
 }
 
-/// Why Startgun's errors lack what its other answers have.
-const BARE_ERROR: &str = "FAULT: an error that is found while the query is read is a header, without OPT and question";
 /// Why others do not do with client subnets what RFC 7871 says.
 const NO_SUBNETS: &str = "does not implement client subnets, and so takes the option for an unknown one";
 /// What Knot does with messages that it cannot read.
@@ -171,16 +169,6 @@ const NO_ERROR: &str = "answers what it cannot read with silence";
 /// Servers that are known to answer otherwise: which, to cases of which source, whose sentence begins how, and why.
 #[rustfmt::skip]
 const NOTES: &[(&str, &str, &str, &str)] = &[
-    ("startgun", "RFC 1995 section 3", "", "FAULT: a query with the authority section of IXFR counts as malformed"),
-    ("startgun", "RFC 6891 section 6.1.1", "an opcode", BARE_ERROR),
-    ("startgun", "RFC 6891 section 6.1.3", "", BARE_ERROR),
-    ("startgun", "RFC 7871 section 7.1.2", "", BARE_ERROR),
-    ("startgun", "RFC 7873 section 5.2.2", "", BARE_ERROR),
-    ("startgun", "RFC 8906 section 8.2.6", "", BARE_ERROR),
-    ("startgun", "RFC 8906 section 3.1.3", "TC=1", "FAULT: a query with TC counts as malformed, as nowhere else"),
-    ("startgun", "RFC 7873 section 5.2.3", "", "FAULT: no cookie over TCP"),
-    ("startgun", "RFC 7873 section 5.2.4", "", "FAULT: no cookie over TCP"),
-    ("startgun", "RFC 7873 section 5.4", "", "FAULT: nobody gets a cookie without a question"),
     ("nsd", "RFC 8906 section 3.1.4", "NOTIFY", "leaves out the question of a refusal"),
     ("nsd", "RFC 1035 section 3.2.4", "class HS", "leaves out the question of a refusal"),
     ("nsd", "RFC 1035 section 3.2.4", "class NONE", "leaves out the question of a refusal"),
