@@ -38,6 +38,9 @@ pub struct Options {
     pub receive_timestamps: bool,
     /// Stamp packets when they leave, see [`UdpSocket::drain_transmit_timestamps`].
     pub transmit_timestamps: bool,
+    /// With [`Options::transmit_timestamps`]: only those of [`UdpSocket::send_stamped_to`]. Stamps that nobody takes fill the
+    /// receive buffer, from which they are paid for.
+    pub stamps_on_request: bool,
     /// Packets must not be fragmented on their way, as RFC 9715 section 3.1 asks of DNS servers.
     pub dont_fragment: bool,
     /// Datagrams may say when they leave (`SO_TXTIME` on `CLOCK_MONOTONIC`), see [`UdpSocket::send_at`].
@@ -55,6 +58,7 @@ impl Default for Options {
             transparent: false,
             receive_timestamps: false,
             transmit_timestamps: false,
+            stamps_on_request: false,
             dont_fragment: false,
             departure_times: false,
             receive_buffer_bytes: 4 << 20,
@@ -72,6 +76,8 @@ pub struct UdpSocket {
     next_number: Option<AtomicU32>,
     /// Whether each datagram carries its number to the kernel, see [`numbers_travel`].
     numbered: bool,
+    /// Whether only [`UdpSocket::send_stamped_to`] numbers and stamps.
+    on_request: bool,
 }
 
 impl AsFd for UdpSocket {
@@ -209,7 +215,8 @@ impl UdpSocket {
         }
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
         let next_number = options.transmit_timestamps.then(|| AtomicU32::new(0));
-        Ok(UdpSocket { socket, address, next_number, numbered: options.transmit_timestamps && numbers_travel() })
+        let numbered = options.transmit_timestamps && numbers_travel();
+        Ok(UdpSocket { socket, address, next_number, numbered, on_request: options.stamps_on_request })
     }
 
     /// Whether the kernel stamps what this socket sends, so that [`UdpSocket::drain_transmit_timestamps`] has something.
@@ -297,6 +304,33 @@ impl UdpSocket {
         outcome.map(|number| self.next_number.is_some().then_some(number)).map_err(io::Error::from_raw_os_error)
     }
 
+    /// Sends one datagram now, whose transmit timestamp is wanted; the number by which it will be known. For a socket with
+    /// [`Options::stamps_on_request`].
+    ///
+    /// # Errors
+    /// The kernel's; a full buffer is one.
+    pub fn send_stamped_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<u32> {
+        let next_number = || self.next_number.as_ref().map_or(0, |next| next.fetch_add(1, Ordering::Relaxed));
+        // Before or after the call, as in `send_chunk`.
+        let number = self.numbered.then(next_number);
+        let to = SockAddr::from(to);
+        let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut control = StampedMessage::new(number.unwrap_or(0));
+        // SAFETY: an all-zero msghdr is a valid value: null pointers and zero lengths.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_name = to.as_ptr().cast_mut().cast();
+        header.msg_namelen = to.len();
+        header.msg_iov = &raw mut vector;
+        header.msg_iovlen = 1;
+        header.msg_control = (&raw mut control).cast();
+        // The number, where it travels, comes last.
+        let unused = if self.numbered { 0 } else { size_of::<NumberMessage>() };
+        header.msg_controllen = (size_of::<StampedMessage>() - unused) as _;
+        // SAFETY: the header points at address, bytes and control messages that outlive the call, with their true lengths.
+        check(unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, 0) } as libc::c_int)?;
+        Ok(number.unwrap_or_else(next_number))
+    }
+
     /// Hands one datagram to the kernel, to leave when `CLOCK_MONOTONIC` shows `leave_at_monotonic_ns`. Most interfaces ignore
     /// that and let it leave at once; see [`crate::departure::probe`]. `Some` as of [`UdpSocket::send_to`].
     ///
@@ -365,8 +399,9 @@ impl UdpSocket {
         let mut addresses: [Option<SockAddr>; SEND_BATCH] = [const { None }; SEND_BATCH];
         let mut numbers = [NumberMessage::new(0); SEND_BATCH];
         // Taken before the call, so that two threads never share one; what a refusal leaves unused is skipped.
+        let numbered = self.numbered && !self.on_request;
         let first = match &self.next_number {
-            Some(next) if self.numbered => next.fetch_add(chunk.len() as u32, Ordering::Relaxed),
+            Some(next) if numbered => next.fetch_add(chunk.len() as u32, Ordering::Relaxed),
             _ => 0,
         };
         for ((((message, vector), header), address), number) in
@@ -380,7 +415,7 @@ impl UdpSocket {
             header.msg_hdr.msg_iov = &raw mut *vector;
             header.msg_hdr.msg_iovlen = 1;
             let control = &mut numbers[number.wrapping_sub(first) as usize];
-            if self.numbered {
+            if numbered {
                 *control = NumberMessage::new(number);
                 header.msg_hdr.msg_control = (&raw mut *control).cast();
                 header.msg_hdr.msg_controllen = size_of::<NumberMessage>() as _;
@@ -408,7 +443,8 @@ impl UdpSocket {
             Ok(sent) => {
                 for (message, place) in chunk[..sent].iter_mut().zip(0..) {
                     message.outcome = Ok(match &self.next_number {
-                        Some(_) if self.numbered => first.wrapping_add(place),
+                        Some(_) if self.on_request => 0,
+                        Some(_) if numbered => first.wrapping_add(place),
                         // The kernel counts by itself, and so do we: right as long as it takes no datagram so far that
                         // it counts it and then refuses it (a firewall's EPERM).
                         Some(next) => next.fetch_add(1, Ordering::Relaxed),
@@ -537,6 +573,29 @@ impl NumberMessage {
     }
 }
 
+/// Control messages that ask for a datagram's transmit timestamp, and its number.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct StampedMessage {
+    header: libc::cmsghdr,
+    flags: u32,
+    /// Control messages fill whole words.
+    padding: u32,
+    number: NumberMessage,
+}
+
+impl StampedMessage {
+    fn new(number: u32) -> Self {
+        // SAFETY: cmsghdr is a plain C struct for which all zeroes is a valid value.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u32>()) as _;
+        header.cmsg_level = libc::SOL_SOCKET;
+        header.cmsg_type = libc::SO_TIMESTAMPING;
+        let flags = libc::SOF_TIMESTAMPING_TX_SOFTWARE;
+        StampedMessage { header, flags, padding: 0, number: NumberMessage::new(number) }
+    }
+}
+
 /// Control messages that say when a datagram shall leave, and its number.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -635,10 +694,10 @@ fn set_timestamping(socket: &Socket, options: &Options) -> io::Result<()> {
         flags |= libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
     }
     if options.transmit_timestamps {
-        flags |= libc::SOF_TIMESTAMPING_TX_SOFTWARE
-            | libc::SOF_TIMESTAMPING_SOFTWARE
-            | libc::SOF_TIMESTAMPING_OPT_ID
-            | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+        if !options.stamps_on_request {
+            flags |= libc::SOF_TIMESTAMPING_TX_SOFTWARE;
+        }
+        flags |= libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_OPT_ID | libc::SOF_TIMESTAMPING_OPT_TSONLY;
     }
     match flags {
         0 => Ok(()),

@@ -253,3 +253,29 @@ fn packets_that_find_the_queue_full_are_counted() {
     assert!(received < 100, "a small queue");
     assert_eq!(received + receiver.dropped() as usize, 100);
 }
+
+#[test]
+fn only_what_is_asked_for_is_stamped_and_its_number_is_right() {
+    let options = Options { transmit_timestamps: true, stamps_on_request: true, ..Options::default() };
+    let sender = UdpSocket::bind(address("127.0.0.1:0"), options).expect("bound");
+    let receiver = UdpSocket::bind(address("127.0.0.1:0"), Options::default()).expect("bound");
+    let clock = HostClock::new(None);
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..100 {
+            sender.send_to(b"unstamped", receiver.address()).expect("sent");
+        }
+        let before = clock.now();
+        let number = sender.send_stamped_to(b"stamped", receiver.address()).expect("sent");
+        asked.push((number, before, clock.now()));
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    let mut stamps = Vec::new();
+    sender.drain_transmit_timestamps(&clock, &mut |number, at| stamps.push((number, at))).expect("drained");
+    assert_eq!(stamps.len(), 3, "of 303 datagrams: {stamps:?}");
+    for ((number, before, after), (stamped, at)) in asked.into_iter().zip(stamps) {
+        assert_eq!(number, stamped);
+        let slack = Span::from_micros(200);
+        assert!(at + slack >= before && at <= after + slack, "{before:?} {at:?} {after:?}");
+    }
+}

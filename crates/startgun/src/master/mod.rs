@@ -174,6 +174,7 @@ fn bind_shards(
             reuse_port: true,
             receive_timestamps: true,
             transmit_timestamps: true,
+            stamps_on_request: true,
             receive_buffer_bytes: FAST_BUFFER_BYTES,
             ..Options::default()
         };

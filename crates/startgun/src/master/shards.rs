@@ -388,7 +388,7 @@ fn perform_outputs(
         if outputs.is_empty() {
             return;
         }
-        for run in outputs.chunk_by(|left, right| socket_of(left) == socket_of(right)) {
+        for run in outputs.chunk_by(shares_call) {
             let mut messages: [Outgoing<'_>; SEND_BATCH] = std::array::from_fn(|place| outgoing(run.get(place)));
             let messages = &mut messages[..run.len()];
             let socket = match socket_of(&run[0]) {
@@ -396,13 +396,13 @@ fn perform_outputs(
                 None => &parts.fast,
             };
             // What the kernel refuses is lost, as on the way.
-            socket.send_batch(messages);
-            if socket.stamps_departures() {
-                for (output, message) in run.iter().zip(messages) {
-                    if let (Output::Fast { exchange: Some(exchange), .. }, Ok(number)) = (output, &message.outcome) {
-                        awaited_stamps.insert(*number, *exchange);
+            match &run[0] {
+                Output::Fast { to, bytes, exchange: Some(exchange) } => {
+                    if let Ok(number) = parts.fast.send_stamped_to(bytes, *to) {
+                        awaited_stamps.insert(number, *exchange);
                     }
                 }
+                _ => socket.send_batch(messages),
             }
         }
         for output in outputs.drain(..) {
@@ -410,6 +410,13 @@ fn perform_outputs(
             parts.shard.recycle(bytes);
         }
     }
+}
+
+/// Whether two outputs leave in one call: from the same socket, and neither is an exchange's reply, whose transmit timestamp
+/// is wanted.
+fn shares_call(left: &Output, right: &Output) -> bool {
+    let is_exchange = |output: &Output| matches!(output, Output::Fast { exchange: Some(_), .. });
+    socket_of(left) == socket_of(right) && !is_exchange(left) && !is_exchange(right)
 }
 
 /// The service address that an output leaves from; `None` for the fast path.
