@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Passed on to demo, bench-clock and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance
+.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance fuzz
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-clock  Startgun's clock beside chrony's, ten minutes, as root (ARGS=--quick for some seconds)"
 	@echo "make bench-departure  lateness of departures beside a bare loop's, 80 s"
 	@echo "make conformance  answers beside those of BIND, NSD, Knot and PowerDNS, over UDP and TCP (ARGS=--all)"
+	@echo "make fuzz       run each fuzz target for a minute, guided by coverage (ARGS=\"--seconds 600 TARGET\")"
 	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
 
 demo:
@@ -48,3 +49,6 @@ clock-scenarios:
 conformance:
 	$(CARGO) build --release --locked -p startgun
 	scripts/conformance $(ARGS)
+
+fuzz:
+	scripts/fuzz $(ARGS)
