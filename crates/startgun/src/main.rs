@@ -4,6 +4,7 @@ mod agent;
 mod config;
 mod control;
 mod demo;
+mod dns_tls;
 mod fleet;
 mod host_time;
 mod http;

@@ -17,6 +17,7 @@ use super::agent::SITE;
 use super::clock::read_host_time;
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
+use super::stream::{StreamConfig, read_streams};
 use super::zone::{RECORDS_MAX, Zone, read_zone};
 use super::{Role, Root};
 
@@ -65,6 +66,8 @@ pub struct MasterConfig {
     pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
     pub service_addresses: Vec<SocketAddr>,
+    /// DNS over TCP and TLS.
+    pub streams: StreamConfig,
     /// Zones and raced names.
     pub service: Service,
     /// Records in all zones.
@@ -113,6 +116,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     listeners.add(&root, "fast_path_listen", Transport::Udp);
     listeners.add(&root, "http_listen", Transport::Tcp);
     let service_addresses = read_services(&root, &mut listeners);
+    let streams = read_streams(&root, &service_addresses, &mut listeners);
     let mut records_left = RECORDS_MAX;
     let (zones, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
@@ -133,6 +137,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         races_per_source_per_s,
         host_time,
         service_addresses,
+        streams: streams?,
         service: service?,
         record_count: RECORDS_MAX - records_left,
     })

@@ -20,6 +20,7 @@ mod error;
 mod host;
 mod master;
 mod reader;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod zone;
@@ -34,6 +35,7 @@ pub use error::ConfigError;
 pub use host::HostConfig;
 pub use master::{MasterConfig, SHARDS_MAX};
 use reader::{Document, Section};
+pub use stream::{StreamConfig, StreamLimits};
 
 /// Largest configuration or zone file, in bytes: 65,536 records at 256 bytes each.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

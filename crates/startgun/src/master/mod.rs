@@ -53,6 +53,7 @@ pub fn run(path: &Path) -> Result<(), String> {
 
     let parts = bind_shards(&config, &clock, epoch, &service)?;
     let listeners = Listeners::bind(&config)?;
+    let front = tcp::Front::bind(&config.service_addresses, &config.streams)?;
     let observer = SourceObserver::open(config.fast_path_listen.port(), CHALLENGE);
     if let Err(error) = &observer {
         tracing::warn!(%error, "source self-tests only see challenges that the kernel delivers");
@@ -65,6 +66,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     let challenges = roster_handle.clone();
     let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes));
     let (shards, threads) = started.map_err(|error| format!("starting threads: {error}"))?;
+    let (streams, streams_thread) = front.spawn(Arc::clone(&service), shards.clone())?;
     let roster = Roster::new(
         RosterConfig {
             service: Arc::clone(&service),
@@ -96,12 +98,14 @@ pub fn run(path: &Path) -> Result<(), String> {
             started: Instant::now(),
             roster: roster_handle,
             shards: shards.clone(),
+            streams,
             service,
         };
         listeners.serve(tls, &describe).await?;
         tracing::info!(master = describe.config.host.name, "ready");
         startup::termination().await
     });
+    streams_thread.stop();
     shards::stop(&shards, threads);
     status::remove(&status_path);
     ended
@@ -175,10 +179,9 @@ async fn observe(mut observer: SourceObserver, roster: RosterHandle) {
     }
 }
 
-/// Everything that listens for streams.
+/// Everything that listens for streams, but for DNS.
 struct Listeners {
     control: std::net::TcpListener,
-    dns: Vec<std::net::TcpListener>,
     http: Option<std::net::TcpListener>,
     status: std::os::unix::net::UnixListener,
 }
@@ -187,11 +190,6 @@ impl Listeners {
     fn bind(config: &MasterConfig) -> Result<Self, String> {
         Ok(Listeners {
             control: startup::listen("control_listen", config.control_listen)?,
-            dns: config
-                .service_addresses
-                .iter()
-                .map(|address| startup::listen("service address (TCP)", *address))
-                .collect::<Result<_, _>>()?,
             http: config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?,
             status: startup::status_socket(&config.host.status_socket)?,
         })
@@ -201,16 +199,6 @@ impl Listeners {
         let fault = |error: std::io::Error| format!("listening: {error}");
         let control = tokio::net::TcpListener::from_std(self.control).map_err(fault)?;
         tokio::task::spawn_local(control::serve(control, tls, describe.roster.clone()));
-        let connections = tcp::Connections::default();
-        for listener in self.dns {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
-            tokio::task::spawn_local(tcp::serve(
-                listener,
-                Arc::clone(&describe.service),
-                describe.shards.clone(),
-                connections.clone(),
-            ));
-        }
         let source = status::source(describe.clone(), Describe::document);
         let performer = status::performer(describe.clone(), Describe::perform);
         startup::serve_documents(self.status, self.http, source, Some(performer))
@@ -226,6 +214,7 @@ struct Describe {
     started: Instant,
     roster: RosterHandle,
     shards: Shards,
+    streams: tcp::Streams,
     service: SharedService,
 }
 
@@ -246,6 +235,7 @@ impl Describe {
         for agent in &mut agents {
             agent.lateness = snapshot.lateness.get(&agent.slot).and_then(Histogram::quantiles);
         }
+        let counters = snapshot.counters.into_iter().chain(self.streams.counters());
         Document::Master(MasterDocument {
             name: self.config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -257,7 +247,8 @@ impl Describe {
             agents,
             races: races.collect(),
             open_races: snapshot.open_races,
-            counters: snapshot.counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+            streams: self.streams.document(),
+            counters: counters.map(|(name, count)| (name.to_owned(), count)).collect(),
         })
     }
 
