@@ -1,6 +1,6 @@
 //! HTTP for machines: `/metrics` (Prometheus), `/healthz` (the process answers), `/readyz` (it can do its work).
 
-use crate::status::{Document, RaceDocument, Source, reported};
+use crate::status::{Document, RaceDocument, Source, StreamsDocument, reported};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -36,6 +36,11 @@ struct BySource {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRace {
     race: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTransport {
+    transport: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,6 +104,7 @@ pub fn render(document: &Document) -> String {
         Document::Master(master) => {
             counters(&mut registry, "master", &master.counters);
             gauge(&mut registry, "master_open_races", "Races open now", master.open_races as f64);
+            streams(&mut registry, &master.streams);
             let racing = master.agents.iter().filter(|agent| agent.racing).count();
             gauge(&mut registry, "master_agents_racing", "Agents that race now", racing as f64);
             let reports = master.agents.iter().filter_map(|agent| {
@@ -143,6 +149,19 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
     let gauge = Gauge::<f64, AtomicU64>::default();
     gauge.set(value);
     registry.register(name, help, gauge);
+}
+
+/// Connections of clients.
+fn streams(registry: &mut Registry, streams: &StreamsDocument) {
+    let open = Family::<ByTransport, Gauge<f64, AtomicU64>>::default();
+    for (transport, count) in [("tcp", streams.open_tcp), ("tls", streams.open_tls)] {
+        open.get_or_create(&ByTransport { transport }).set(count as f64);
+    }
+    registry.register("master_open_connections", "Connections of clients that are open now", open);
+    if let Some(not_after) = streams.certificate_not_after_unix_s {
+        let help = "When the certificate of DNS over TLS expires, since 1970";
+        gauge(registry, "master_tls_certificate_not_after_timestamp_seconds", help, not_after as f64);
+    }
 }
 
 /// Clock, delay and lateness of every agent-master pair.

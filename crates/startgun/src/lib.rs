@@ -7,6 +7,7 @@ mod agent;
 pub mod config;
 mod control;
 mod demo;
+mod dns_tls;
 mod fleet;
 mod host_time;
 mod http;

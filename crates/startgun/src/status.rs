@@ -81,8 +81,21 @@ pub struct MasterDocument {
     pub races: Vec<RaceDocument>,
     /// Races that are open now.
     pub open_races: usize,
+    /// Connections of clients.
+    pub streams: StreamsDocument,
     /// Counters by name, since the start, of all shards.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// DNS over TCP and TLS.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StreamsDocument {
+    /// Connections over TCP that are open now.
+    pub open_tcp: usize,
+    /// Connections over TLS that are open now.
+    pub open_tls: usize,
+    /// The last second in which the certificate is valid, since 1970 (UTC); absent without one.
+    pub certificate_not_after_unix_s: Option<i64>,
 }
 
 /// A raced name.
@@ -347,6 +360,12 @@ fn master_text(master: &MasterDocument) -> String {
     );
     let _ = writeln!(out, "service addresses  {}", services.join(", "));
     let _ = writeln!(out, "host clock         {}", master.host_clock);
+    let streams = &master.streams;
+    let _ = write!(out, "connections        {} over TCP, {} over TLS", streams.open_tcp, streams.open_tls);
+    let _ = match streams.certificate_not_after_unix_s.map(crate::dns_tls::date) {
+        Some(date) => writeln!(out, " (certificate valid until {date})"),
+        None => writeln!(out),
+    };
     let racing = master.agents.iter().filter(|agent| agent.racing).count();
     let _ = writeln!(out, "\nagents: {racing} of {} racing", master.agents.len());
     for agent in &master.agents {

@@ -271,9 +271,11 @@ fn check_master_status(master: &Value) {
         "agents",
         "races",
         "open_races",
+        "streams",
         "counters",
     ];
     assert_keys(master, &keys);
+    assert_keys(&master["streams"], &["open_tcp", "open_tls", "certificate_not_after_unix_s"]);
     assert_eq!((&master["role"], &master["name"]), (&Value::from("master"), &Value::from("m1")));
     assert_eq!(master["services"][0], SERVICE.to_string());
     assert_keys(&master["races"][0], &["name", "predetermined_delay_ms", "signal", "start_spread"]);
@@ -338,6 +340,8 @@ fn check_metrics(name: &str, body: &str) {
             "startgun_master_races_total",
             "startgun_master_queries_total",
             "startgun_master_open_races",
+            "startgun_master_open_connections",
+            "startgun_master_queries_tcp_total",
             "startgun_master_agents_racing",
             "startgun_agent_racing",
             "startgun_agent_forward_delay_p99_seconds",

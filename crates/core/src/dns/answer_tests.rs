@@ -220,3 +220,23 @@ fn a_dname_brings_an_alias_and_is_followed_once() {
     let (_, answer) = told("x.there.one.test", Rtype::CNAME);
     assert_eq!(answer.len(), 2, "the alias is what was asked for");
 }
+
+#[test]
+fn a_stream_tells_a_client_that_asks_how_long_it_may_stay() {
+    // edns-tcp-keepalive, empty as a client sends it (RFC 7828 section 3.1).
+    let mut packet = query_bytes("ns.cdn.test", Rtype::A, None);
+    packet[11] = 1;
+    packet.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0]);
+    let zones = zones();
+    for (transport, told) in [
+        (Transport::Tcp { keepalive: Some(100) }, true),
+        (Transport::Tcp { keepalive: None }, false),
+        (Transport::Udp, false),
+    ] {
+        let bytes = with_query(&packet, |query| {
+            let lookup = zones.lookup(query.name(), Rtype::A);
+            Response::new(query, transport, "m1").central(&zones, lookup, Vec::new())
+        });
+        assert_eq!(bytes.ends_with(&[0, 11, 0, 2, 0, 100]), told, "{transport:?}");
+    }
+}

@@ -181,17 +181,22 @@ impl Listeners {
 
     /// Adds an address; notes when an earlier one has taken it.
     pub fn claim(&mut self, value: &Value<'_>, address: SocketAddr, transport: Transport) {
+        match self.taker(address, transport) {
+            Some(key) => {
+                value.fault::<()>(value.found(), format!("an address and port that {key} does not take as well"));
+            }
+            None => self.0.push((address, transport, value.key.clone())),
+        }
+    }
+
+    /// The key that has taken an address.
+    pub fn taker(&self, address: SocketAddr, transport: Transport) -> Option<&str> {
         let overlaps = |(other, theirs, _): &&(SocketAddr, Transport, String)| {
             let same_transport = *theirs == transport || *theirs == Transport::Both || transport == Transport::Both;
             let unspecified = address.ip().is_unspecified() || other.ip().is_unspecified();
             let same_host = address.ip() == other.ip() || (unspecified && address.is_ipv4() == other.is_ipv4());
             same_transport && same_host && address.port() == other.port()
         };
-        match self.0.iter().find(overlaps) {
-            Some((_, _, key)) => {
-                value.fault::<()>(value.found(), format!("an address and port that {key} does not take as well"));
-            }
-            None => self.0.push((address, transport, value.key.clone())),
-        }
+        self.0.iter().find(overlaps).map(|(_, _, key)| key.as_str())
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::base::Rtype;
@@ -24,6 +23,7 @@ use super::clock::read_host_time;
 use super::dnssec_key::{ZoneKey, read_zone_key};
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
+use super::stream::{StreamConfig, read_streams};
 use super::zone::{RECORDS_MAX, Zone, read_zone};
 use super::{Loaded, Role, Root};
 
@@ -78,12 +78,12 @@ pub struct MasterConfig {
     pub admission: Admission,
     /// The service addresses, by index, whose central answers are held for as long as a race takes.
     pub even_delay: Vec<u16>,
-    /// DNS over TLS, where it is served.
-    pub dot: Option<DotConfig>,
     /// Where this host takes UTC from, which it tells agents.
     pub host_time: HostTimeOptions,
     /// The addresses that resolvers ask; at least one.
     pub service_addresses: Vec<SocketAddr>,
+    /// DNS over TCP and TLS.
+    pub streams: StreamConfig,
     /// Zones and raced names; not signed yet.
     pub service: Service,
     /// The keys of zones that were signed before, for their raced names.
@@ -133,7 +133,6 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let races_per_source_per_s =
         root.or("races_per_source_per_s", 100, |value| value.integer(1..=1_000_000, "races per second"));
 
-    let dot = root.section("tls").and_then(read_dot);
     let admission = admission::read(&root);
     let host_time = root.section("clock").map_or_else(HostTimeOptions::default, |section| {
         let host_time = read_host_time(&section);
@@ -146,6 +145,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     listeners.add(&root, "fast_path_listen", Transport::Udp);
     listeners.add(&root, "http_listen", Transport::Tcp);
     let (service_addresses, even_delay) = read_services(&root, &mut listeners);
+    let streams = read_streams(&root, &service_addresses, &mut listeners);
     let mut records_left = RECORDS_MAX;
     let (zones, signers, zones_complete) = read_zones(&root, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
@@ -166,33 +166,14 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         max_total_delay,
         races_per_source_per_s,
         admission,
-        dot,
         even_delay,
         host_time,
         service_addresses,
+        streams: streams?,
         service: service?,
         signers,
         record_count: RECORDS_MAX - records_left,
     })
-}
-
-/// DNS over TLS (RFC 7858).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DotConfig {
-    /// PEM: the certificate, followed by intermediates.
-    pub certificate: PathBuf,
-    /// PEM: its private key.
-    pub key: PathBuf,
-    /// The port on every service address.
-    pub port: u16,
-}
-
-fn read_dot(section: Section<'_>) -> Option<DotConfig> {
-    let certificate = section.required("certificate", "a path: the certificate in PEM", |value| value.existing_file());
-    let key = section.required("key", "a path: its private key in PEM", |value| value.existing_file());
-    let port = section.or("port", 853, |value| value.integer(1..=65_535, "a port"));
-    section.finish();
-    Some(DotConfig { certificate: certificate?, key: key?, port })
 }
 
 /// The service addresses, and which of them hold their central answers.

@@ -22,6 +22,7 @@ mod error;
 mod host;
 mod master;
 mod reader;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod zone;
@@ -34,8 +35,9 @@ use std::path::Path;
 pub use agent::{AgentConfig, MasterLink};
 pub use error::ConfigError;
 pub use host::HostConfig;
-pub use master::{DotConfig, MasterConfig};
+pub use master::MasterConfig;
 use reader::{Document, Section};
+pub use stream::{StreamConfig, StreamLimits};
 
 /// Largest configuration file, in bytes: 65,536 zones at 256 bytes each.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -139,6 +139,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.fallback_after, stated.fallback_after);
     assert_eq!(config.max_total_delay, stated.max_total_delay);
     assert_eq!(config.races_per_source_per_s, stated.races_per_source_per_s);
+    assert_eq!((config.streams.limits, config.streams.tls), (stated.streams.limits, None));
     assert_eq!((&config.host_time, &stated.host_time), (&HostTimeOptions::default(), &HostTimeOptions::default()));
     let default = &read_master(&MASTER.replace("cover = 0.9", "")).service.races[0];
     let race = &stated.service.races[0];
@@ -248,6 +249,33 @@ fn a_zone_without_name_servers_is_warned_of_and_served() {
     let expected = "warning: f.toml:18:1: zone[0].records: found an NS record for ns.example.org., which has no address, \
                     expected an A or AAAA record for it in this zone";
     assert_eq!(found.lines().next(), Some(expected));
+}
+
+#[test]
+fn dns_over_tls_is_served_at_every_service_address_once() {
+    let services = "[tls]\ncertificate = \"tls/ns.crt\"\nkey = \"/etc/ns.key\"\n\n[[service]]\naddress = \"203.0.113.53:5353\"\n\
+                    [[service]]\naddress = \"[2001:db8::53]:53\"\n[[service]]";
+    let text = MASTER.replace("[[service]]", services);
+    let config = read(Path::new("/etc/f.toml"), &text, false, None, master::read).expect("a sound text").config;
+    let tls = config.streams.tls.expect("a table");
+    assert_eq!(tls.files.certificate, Path::new("/etc/tls/ns.crt"));
+    assert_eq!(tls.files.key, Path::new("/etc/ns.key"));
+    let addresses: Vec<String> = tls.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["203.0.113.53:853", "[2001:db8::53]:853"]);
+    // A default never contradicts a value that was given.
+    let text = MASTER.replace("[[service]]", "[tcp]\nmax_connections = 7\n\n[[service]]");
+    let config = read(Path::new("f.toml"), &text, false, None, master::read).expect("a sound text").config;
+    assert_eq!((config.streams.limits.connections, config.streams.limits.connections_per_prefix), (7, 7));
+    // The sample shows the table without using it; it is right all the same.
+    let sample_text = fs::read_to_string(sample("master.toml")).expect("the sample");
+    let shown = sample_text.replace("#[tls]", "[tls]");
+    let shown = ["certificate", "key", "port"].iter().fold(shown, |text, key| {
+        assert_eq!(text.matches(&format!("\n#{key} = ")).count(), 1, "{key}");
+        text.replace(&format!("\n#{key} = "), &format!("\n{key} = "))
+    });
+    let config = read(&sample("master.toml"), &shown, false, None, master::read).expect("a sound sample").config;
+    let tls = config.streams.tls.expect("a table");
+    assert_eq!(tls.addresses, ["203.0.113.53:853".parse().expect("an address")]);
 }
 
 #[test]

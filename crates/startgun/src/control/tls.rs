@@ -43,7 +43,7 @@ use files::{Material, Stamps};
 use verify::{Expected, check_chain};
 
 pub use files::TlsFiles;
-pub(super) use files::{certificates, pem_finding, read_bounded, unsuitable};
+pub(crate) use files::{Stamp, certificates, pem_finding, read_bounded, unsuitable};
 pub use identity::{Identity, NameError, Role, check_name, identity_uri, peer_identity};
 pub(crate) use identity::{hexadecimal, parse_uri, single_uri};
 pub use log_gate::LogGate;

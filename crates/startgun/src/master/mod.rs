@@ -4,7 +4,6 @@
 //! privileges are dropped, then the threads start.
 
 mod control;
-mod dot;
 mod reload;
 mod shards;
 mod signing;
@@ -28,7 +27,6 @@ use startgun_net::host_clock::HostClock;
 use startgun_net::host_time::{HostTime, HostTimeReader};
 use startgun_net::observer::SourceObserver;
 use startgun_net::udp::{Options, UdpSocket};
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -55,10 +53,10 @@ pub fn run(path: &Path) -> Result<(), String> {
     startup::check_identity(&config.host.name, &tls.identity().name)?;
 
     let cookies = cookie_secrets(&config)?;
-    let certificate = config.dot.as_ref().map(dot::Certificate::load).transpose()?.map(Arc::new);
     let seed = startup::seed()?.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     let parts = bind_shards(&config, &clock, &|shard| shard_config(&config, shard, epoch, &service, &cookies, seed))?;
     let listeners = Listeners::bind(&config)?;
+    let front = tcp::Front::bind(&config.service_addresses, &config.streams)?;
     let observer = SourceObserver::open(config.fast_path_listen.port(), CHALLENGE);
     if let Err(error) = &observer {
         tracing::warn!(%error, "source self-tests only see challenges that the kernel delivers");
@@ -71,6 +69,8 @@ pub fn run(path: &Path) -> Result<(), String> {
     let challenges = roster_handle.clone();
     let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes));
     let (shards, threads) = started.map_err(|error| format!("starting threads: {error}"))?;
+    let current = Current::new(Arc::new(config.clone()), Arc::clone(&service), cookies);
+    let (streams, streams_thread) = front.spawn(current.clone(), shards.clone())?;
     let stopping = shards.clone();
     let roster = Roster::new(
         RosterConfig {
@@ -96,10 +96,9 @@ pub fn run(path: &Path) -> Result<(), String> {
         let teller = shards.clone();
         let tell = async move |time: Option<HostTime>| teller.tell_all(|| ShardInput::Utc(time.map(on_race)));
         tokio::task::spawn_local(host_time::watch(reader, clock.clone(), host_clock.clone(), tell));
-        let current = Current::new(Arc::new(config), service, cookies);
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         let (path, roster) = (path.to_owned(), roster_handle);
-        let reloader = Reloader { path, current, epoch, seed, shards, roster, certificate, turn };
+        let reloader = Reloader { path, current, epoch, seed, shards, roster, streams, turn };
         tokio::task::spawn_local(reloader.clone().on_hangup());
         tokio::task::spawn_local(signing::renew(reloader.clone()));
         let describe = Describe { host_clock, started: Instant::now(), reloader };
@@ -107,6 +106,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         tracing::info!(master = describe.reloader.current.config().host.name, "ready");
         startup::termination().await
     });
+    streams_thread.stop();
     shards::stop(&stopping, threads);
     status::remove(&status_path);
     ended
@@ -235,12 +235,9 @@ async fn observe(mut observer: SourceObserver, roster: RosterHandle) {
     }
 }
 
-/// Everything that listens for streams.
+/// Everything that listens for streams, but for DNS.
 struct Listeners {
     control: std::net::TcpListener,
-    dns: Vec<std::net::TcpListener>,
-    /// DNS over TLS.
-    dot: Vec<std::net::TcpListener>,
     http: Option<std::net::TcpListener>,
     status: std::os::unix::net::UnixListener,
 }
@@ -249,15 +246,6 @@ impl Listeners {
     fn bind(config: &MasterConfig) -> Result<Self, String> {
         Ok(Listeners {
             control: startup::listen("control_listen", config.control_listen)?,
-            dns: config
-                .service_addresses
-                .iter()
-                .map(|address| startup::listen("service address (TCP)", *address))
-                .collect::<Result<_, _>>()?,
-            dot: dot_addresses(config)
-                .into_iter()
-                .map(|address| startup::listen("service address (TLS)", address))
-                .collect::<Result<_, _>>()?,
             http: config.host.http_listen.map(|address| startup::listen("http_listen", address)).transpose()?,
             status: startup::status_socket(&config.host.status_socket)?,
         })
@@ -266,28 +254,11 @@ impl Listeners {
     async fn serve(self, tls: ServerTls, describe: &Describe) -> Result<(), String> {
         let fault = |error: std::io::Error| format!("listening: {error}");
         let control = tokio::net::TcpListener::from_std(self.control).map_err(fault)?;
-        let Reloader { current, shards, roster, certificate, .. } = &describe.reloader;
-        tokio::task::spawn_local(control::serve(control, tls, roster.clone()));
-        let connections = tcp::Connections::default();
-        let plain = self.dns.into_iter().map(|listener| (listener, tcp::Layer::Plain));
-        let encrypted = self.dot.into_iter().zip(certificate.iter().cycle());
-        let encrypted = encrypted.map(|(listener, certificate)| (listener, tcp::Layer::Tls(Arc::clone(certificate))));
-        for (listener, layer) in plain.chain(encrypted) {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(fault)?;
-            let connections = connections.clone();
-            tokio::task::spawn_local(tcp::serve(listener, layer, current.clone(), shards.clone(), connections));
-        }
+        tokio::task::spawn_local(control::serve(control, tls, describe.reloader.roster.clone()));
         let source = status::source(describe.clone(), Describe::document);
         let performer = status::performer(describe.clone(), Describe::perform);
         startup::serve_documents(self.status, self.http, source, Some(performer))
     }
-}
-
-/// Where DNS over TLS is served: its port on each service address, once where these differ by their ports only.
-fn dot_addresses(config: &MasterConfig) -> BTreeSet<SocketAddr> {
-    let port = config.dot.iter().map(|dot| dot.port);
-    let of_port = |port| config.service_addresses.iter().map(move |address| SocketAddr::new(address.ip(), port));
-    port.flat_map(of_port).collect()
 }
 
 /// What `status` and metrics are made from.
@@ -318,6 +289,7 @@ impl Describe {
         for agent in &mut agents {
             agent.lateness = snapshot.lateness.get(&agent.slot).and_then(Histogram::quantiles);
         }
+        let counters = snapshot.counters.into_iter().chain(self.reloader.streams.counters());
         Document::Master(MasterDocument {
             name: config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -329,7 +301,8 @@ impl Describe {
             agents,
             races: races.collect(),
             open_races: snapshot.open_races,
-            counters: snapshot.counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+            streams: self.reloader.streams.document(),
+            counters: counters.map(|(name, count)| (name.to_owned(), count)).collect(),
         })
     }
 

@@ -8,8 +8,10 @@
 use super::control::RosterHandle;
 use super::shards::Shards;
 use super::signing::signed;
-use super::{cookie_secrets, dot, shard_config};
+use super::tcp::Streams;
+use super::{cookie_secrets, shard_config};
 use crate::config::{self, ConfigError, MasterConfig};
+use crate::dns_tls::DnsTls;
 use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::master::{Service, SharedService};
 use startgun_core::time::Epoch;
@@ -60,8 +62,7 @@ pub(super) struct Reloader {
     pub(super) seed: u64,
     pub(super) shards: Shards,
     pub(super) roster: RosterHandle,
-    /// Of DNS over TLS, where that is served.
-    pub(super) certificate: Option<Arc<dot::Certificate>>,
+    pub(super) streams: Streams,
     /// One at a time: two that overlapped would each succeed the same service.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -85,14 +86,16 @@ impl Reloader {
         // Large zones take seconds to read; queries over TCP and agents do not wait for that.
         let prepared = tokio::task::spawn_blocking(move || prepare(&path, &before, &service)).await;
         let prepared = prepared.map_err(|error| format!("reading the configuration: {error}"))?;
-        let Prepared { config, service, cookies, certificate, warnings } = prepared.inspect_err(|faults| {
+        let Prepared { config, service, cookies, warnings } = prepared.inspect_err(|faults| {
             tracing::error!(%faults, "the configuration was not reloaded: everything stays as it was");
         })?;
+        // The last that can fail, and by itself all or nothing.
+        if let Some(Err(error)) = self.streams.tls().map(DnsTls::reload) {
+            tracing::error!(%error, "the configuration was not reloaded: everything stays as it was");
+            return Err(error.to_string());
+        }
         let summary = config.to_string();
         self.serve(config, service, &cookies).await;
-        if let (Some(served), Some(fresh)) = (&self.certificate, certificate) {
-            served.replace(fresh);
-        }
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         tracing::info!(summary, "configuration reloaded");
         Ok(Reloaded { summary, warnings })
@@ -138,7 +141,6 @@ struct Prepared {
     config: Arc<MasterConfig>,
     service: SharedService,
     cookies: CookieSecrets,
-    certificate: Option<Arc<rustls::ServerConfig>>,
     warnings: Vec<ConfigError>,
 }
 
@@ -156,8 +158,7 @@ fn prepare(path: &std::path::Path, before: &MasterConfig, service: &Service) -> 
     })?;
     let service = signed(service, &config)?;
     let cookies = cookie_secrets(&config)?;
-    let certificate = config.dot.as_ref().map(dot::read).transpose()?;
-    Ok(Prepared { config: Arc::new(config), service: Arc::new(service), cookies, certificate, warnings })
+    Ok(Prepared { config: Arc::new(config), service: Arc::new(service), cookies, warnings })
 }
 
 /// The keys that cannot change while the process runs, and did.
@@ -175,7 +176,7 @@ fn needs_restart(before: &MasterConfig, after: &MasterConfig) -> Vec<&'static st
         ("fleet", before.host.fleet != after.host.fleet),
         ("clock", before.host_time != after.host_time),
         ("clock_distortion", before.host.clock_distortion != after.host.clock_distortion),
-        ("tls.port", before.dot.as_ref().map(|dot| dot.port) != after.dot.as_ref().map(|dot| dot.port)),
+        ("tcp or tls", before.streams != after.streams),
         ("service (their addresses)", before.service_addresses != after.service_addresses),
     ];
     changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()

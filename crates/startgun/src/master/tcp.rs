@@ -1,291 +1,370 @@
-//! DNS over TCP (RFC 7766) and TLS (RFC 7858): answers from the zones, and proves that a source is real.
+//! DNS over TCP (RFC 7766) and over TLS (RFC 7858, RFC 9539): answers from the zones, and proves that a source is real.
 //!
-//! A client that has completed a query over a stream has shown that it receives what is sent to its address; the shard that
-//! its queries are steered to is told, and lets it race.
+//! A client that has completed a query over TCP has shown that it receives what is sent to its address; the shard that its
+//! queries are steered to is told, and lets it race. Nothing is raced over a stream itself.
 //!
-//! Queries may be pipelined: whatever has arrived is answered together, in one write. Answers are computed at once, so their
-//! order is that of the queries, which RFC 7766 section 6.2.1.1 allows. A client holds little: one buffer, a place, and
-//! the time of an idle connection, which is short while places are scarce. When they are all taken, whoever has been
-//! idle longest makes room (section 6.2.3).
+//! Connections are held by strangers, so everything that one can hold has a bound: a place ([`places`]), memory
+//! ([`pool`]), time ([`conversation`]). And they cost processor time, handshakes above all. So they have a thread of their
+//! own: on the control plane's, a flood of handshakes would delay the agents' reports until they stand down.
+//!
+//! ```text
+//!  listener (TCP) ─┐  a place?  ┌───────────────── task ──────────────────┐
+//!                  ├──────────▶ │ [handshake] ▶ connection ⇄ conversation │ ──▶ core: the answer
+//!  listener (TLS) ─┘            └────────────────────┬────────────────────┘
+//!                                                    └──▶ the source's shard: it may race
+//! ```
+//!
+//! RFC 9210 says what operators need of a server over TCP. TCP Fast Open (RFC 7413) is left off: data in a SYN would prove
+//! nothing about where it came from.
+
+mod connection;
+mod conversation;
+mod places;
+mod pool;
+mod tally;
 
 use super::reload::Current;
 use super::shards::{ShardInput, Shards};
+use crate::config::{StreamConfig, StreamLimits};
+use crate::control::tls::{LogGate, TlsError};
+use crate::dns_tls::{DnsTls, VALID_NOW};
 use crate::startup;
-use startgun_core::master::central;
-use startgun_core::rate::Prefix;
+use crate::status::StreamsDocument;
+use connection::{READ_BYTES, ReadBuffer};
+use conversation::End;
+use places::{Place, Places};
+use pool::Pool;
+use socket2::SockRef;
+use startgun_core::master::{Counters, central};
+use startgun_core::time::Span;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tally::Tally;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
-/// Connections at once, over all service addresses: 512 × (16 KiB read + 128 KiB of answers, seldom) are 72 MiB at worst.
-const MAX_CONNECTIONS: usize = 512;
-/// Connections of one client prefix: a farm of resolvers that all validate at once, and no more of one host.
-const MAX_CONNECTIONS_PER_PREFIX: u32 = 16;
-/// Queries of one connection; the next one needs another (RFC 7766 section 6.2.1 lets a server close at any time).
-const MAX_QUERIES: usize = 1_000;
-/// Bytes of a client's messages that are held: a query is a few hundred, so this is a pipeline of many. A longer message than
-/// this is nonsense of a client that only asks.
-const MAX_READ: usize = 16 << 10;
-/// Bytes of answers that wait for the client to read; it gets no more before it does. One answer more fits in any case.
-const MAX_UNREAD: usize = 64 << 10;
-/// An idle connection is closed after this long (RFC 7766 section 6.2.3: a few seconds), which clients are told that ask
-/// (RFC 7828).
-const IDLE: Duration = Duration::from_secs(10);
-/// The same while more than three quarters of the places are taken.
-const IDLE_WHEN_BUSY: Duration = Duration::from_secs(2);
-/// Within this a message that was begun must be complete, and answers must be read.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections that wait in the kernel until they are accepted: what comes within a tenth of a second at 10,000 a second.
+const BACKLOG: i32 = 1_024;
+/// What the kernel may keep of one connection's answers, in bytes (it takes twice as much memory): two of the longest
+/// answers. Left to itself it would take up to 4 MB for a client that does not read.
+const SEND_BUFFER_BYTES: usize = 131_072;
+/// Records that rustls may keep for one connection, in bytes; what it cannot give to the kernel it takes no more of.
+const TLS_BUFFER_BYTES: usize = 16_384;
+/// A listener that cannot accept waits this long before it tries again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the certificate's files are looked at.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The connections that there are, over all service addresses.
-#[derive(Clone, Default)]
-pub(super) struct Connections(Rc<RefCell<Table>>);
-
-#[derive(Default)]
-struct Table {
-    next: u64,
-    open: BTreeMap<u64, Open>,
-    prefixes: BTreeMap<Prefix, u32>,
-}
-
-struct Open {
-    prefix: Prefix,
-    idle_since: Instant,
-    close: Rc<Notify>,
-}
-
-/// One connection's place; given back when dropped.
-struct Place {
-    connections: Connections,
-    number: u64,
-    close: Rc<Notify>,
-}
-
-impl Connections {
-    /// A place for one more connection of `peer`; `None` when its prefix has enough. When all are taken, the connection
-    /// that has been idle longest is told to close, and this one takes its place.
-    fn enter(&self, peer: IpAddr) -> Option<Place> {
-        let prefix = Prefix::from(peer.to_canonical());
-        let mut table = self.0.borrow_mut();
-        if table.prefixes.get(&prefix).is_some_and(|count| *count >= MAX_CONNECTIONS_PER_PREFIX) {
-            return None;
-        }
-        if table.open.len() >= MAX_CONNECTIONS {
-            let oldest = table.open.iter().min_by_key(|(_, open)| open.idle_since).map(|(number, _)| *number);
-            oldest.and_then(|number| table.leave(number)).iter().for_each(|open| open.close.notify_one());
-        }
-        table.next += 1;
-        let number = table.next;
-        let close = Rc::new(Notify::new());
-        *table.prefixes.entry(prefix).or_default() += 1;
-        table.open.insert(number, Open { prefix, idle_since: Instant::now(), close: Rc::clone(&close) });
-        Some(Place { connections: self.clone(), number, close })
-    }
-
-    /// How long a connection may be idle at the moment.
-    fn idle(&self) -> Duration {
-        match self.0.borrow().open.len() * 4 > MAX_CONNECTIONS * 3 {
-            true => IDLE_WHEN_BUSY,
-            false => IDLE,
-        }
-    }
-}
-
-impl Table {
-    fn leave(&mut self, number: u64) -> Option<Open> {
-        let open = self.open.remove(&number)?;
-        if let Some(count) = self.prefixes.get_mut(&open.prefix) {
-            *count -= 1;
-            if *count == 0 {
-                self.prefixes.remove(&open.prefix);
-            }
-        }
-        Some(open)
-    }
-}
-
-impl Place {
-    /// The connection has been of use.
-    fn touch(&self) {
-        if let Some(open) = self.connections.0.borrow_mut().open.get_mut(&self.number) {
-            open.idle_since = Instant::now();
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.connections.0.borrow_mut().leave(self.number);
-    }
-}
-
-/// What streams are made of behind the TCP connection: nothing, or TLS.
-#[derive(Clone)]
-pub(super) enum Layer {
+/// What a connection runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
     /// Plain TCP.
-    Plain,
-    /// TLS by the present certificate.
-    Tls(Arc<super::dot::Certificate>),
+    Tcp,
+    /// TLS over TCP.
+    Tls,
 }
 
-/// Serves one listener until the process ends.
-pub(super) async fn serve(
-    listener: TcpListener,
-    layer: Layer,
+/// What an answer must know of the connection that it leaves by.
+#[derive(Clone, Copy, Debug)]
+struct Road {
+    /// Who is at the other end: server cookies are made for it.
+    peer: IpAddr,
+    /// TIMEOUT of edns-tcp-keepalive (RFC 7828), in units of 100 ms; 0 where the client is to close the connection when
+    /// it has its answers.
+    keepalive: u16,
+}
+
+/// Sockets and certificate, before anything is served.
+pub(super) struct Front {
+    listeners: Vec<(std::net::TcpListener, Transport)>,
+    limits: StreamLimits,
+    tls: Option<Arc<DnsTls>>,
+}
+
+impl Front {
+    /// Listens on each service address and, where it is configured, for TLS; reads the certificate.
+    ///
+    /// # Errors
+    /// A sentence for the operator, with the address or file at fault.
+    pub(super) fn bind(services: &[SocketAddr], config: &StreamConfig) -> Result<Self, String> {
+        let listen = |key: &str, address: &SocketAddr, transport| {
+            let listener = startup::listen(key, *address)?;
+            // Accepted connections inherit the buffer.
+            let socket = SockRef::from(&listener);
+            let set = socket.set_send_buffer_size(SEND_BUFFER_BYTES).and_then(|()| socket.listen(BACKLOG));
+            set.map_err(|error| format!("{key} {address}: {error}"))?;
+            Ok((listener, transport))
+        };
+        let plain = services.iter().map(|address| listen("service address (TCP)", address, Transport::Tcp));
+        let tls_addresses = config.tls.iter().flat_map(|tls| &tls.addresses);
+        let encrypted = tls_addresses.map(|address| listen("service address (TLS)", address, Transport::Tls));
+        let listeners = plain.chain(encrypted).collect::<Result<_, String>>()?;
+        let tls = config.tls.as_ref().map(|tls| DnsTls::load(&tls.files)).transpose();
+        let tls = tls.map_err(|error| error.to_string())?.map(Arc::new);
+        Ok(Front { listeners, limits: config.limits, tls })
+    }
+
+    /// Starts the thread that serves them.
+    ///
+    /// # Errors
+    /// A sentence for the operator, where the kernel gives no thread or descriptor.
+    pub(super) fn spawn(self, current: Current, shards: Shards) -> Result<(Streams, StreamsThread), String> {
+        let fault = |error: io::Error| format!("starting the thread of connections: {error}");
+        let runtime = startup::runtime()?;
+        let listeners = {
+            let _guard = runtime.enter();
+            let from_std = |(listener, transport)| Ok((TcpListener::from_std(listener)?, transport));
+            self.listeners.into_iter().map(from_std).collect::<io::Result<Vec<_>>>().map_err(fault)?
+        };
+        let streams = Streams { tally: Arc::default(), tls: self.tls };
+        let (limits, tls, tally) = (self.limits, streams.tls.clone(), Arc::clone(&streams.tally));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("streams".into()).spawn(move || {
+            let server = Rc::new(Server::new(current, shards, limits, tls, tally));
+            let local = tokio::task::LocalSet::new();
+            for (listener, transport) in listeners {
+                local.spawn_local(Rc::clone(&server).accept(listener, transport));
+            }
+            local.spawn_local(server.watch_certificate());
+            // Connections end with it; who waits for an answer asks again (RFC 7766 section 6.2.4).
+            let _ = local.block_on(&runtime, stopped);
+        });
+        let thread = thread.map_err(fault)?;
+        Ok((streams, StreamsThread { stop, thread }))
+    }
+}
+
+/// What the rest of the program sees of the connections.
+#[derive(Clone)]
+pub(super) struct Streams {
+    tally: Arc<Tally>,
+    tls: Option<Arc<DnsTls>>,
+}
+
+impl Streams {
+    /// Counters by name.
+    pub(super) fn counters(&self) -> Counters {
+        self.tally.counters()
+    }
+
+    /// What `status` shows beside the counters.
+    pub(super) fn document(&self) -> StreamsDocument {
+        StreamsDocument {
+            open_tcp: self.tally.open(Transport::Tcp),
+            open_tls: self.tally.open(Transport::Tls),
+            certificate_not_after_unix_s: self.tls().map(|tls| tls.validity().not_after_unix_s),
+        }
+    }
+
+    /// The certificate, where one is configured: [`DnsTls::reload`] reads it again.
+    pub(super) fn tls(&self) -> Option<&DnsTls> {
+        self.tls.as_deref()
+    }
+}
+
+/// The thread that serves connections.
+pub(super) struct StreamsThread {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl StreamsThread {
+    /// Ends it and waits for it.
+    pub(super) fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+/// What every connection needs.
+struct Server {
     current: Current,
     shards: Shards,
-    connections: Connections,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let Some(place) = connections.enter(peer.ip()) else { continue };
-                let (layer, current, shards) = (layer.clone(), current.clone(), shards.clone());
-                tokio::task::spawn_local(async move {
-                    let close = Rc::clone(&place.close);
-                    tokio::select! {
-                        () = close.notified() => {}
-                        _ = converse(stream, &layer, peer, place, &current, &shards) => {}
+    queries_per_connection: u32,
+    message_timeout: Duration,
+    tls: Option<Arc<DnsTls>>,
+    places: Places,
+    pool: Pool,
+    tally: Arc<Tally>,
+    read_buffer: ReadBuffer,
+    faults: RefCell<LogGate>,
+}
+
+impl Server {
+    fn new(
+        current: Current,
+        shards: Shards,
+        limits: StreamLimits,
+        tls: Option<Arc<DnsTls>>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        let StreamLimits { connections, connections_per_prefix, queries_per_connection, idle_timeout, message_timeout } =
+            limits;
+        let places = places::Limits { connections, connections_per_prefix, idle_timeout: duration(idle_timeout) };
+        Server {
+            current,
+            shards,
+            queries_per_connection,
+            message_timeout: duration(message_timeout),
+            tls,
+            places: Places::new(places, Arc::clone(&tally)),
+            pool: Pool::default(),
+            tally,
+            read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
+            faults: RefCell::default(),
+        }
+    }
+
+    /// Accepts connections until the process ends.
+    async fn accept(self: Rc<Self>, listener: TcpListener, transport: Transport) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => match self.places.enter(peer.ip(), transport, Instant::now()) {
+                    Ok(place) => {
+                        let server = Rc::clone(&self);
+                        tokio::task::spawn_local(async move {
+                            let end = server.connection(stream, peer.ip(), transport, &place).await;
+                            server.tally.count(end);
+                        });
                     }
-                });
-            }
-            // Mostly for want of descriptors: it would fail again at once.
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-async fn converse(
-    stream: TcpStream,
-    layer: &Layer,
-    peer: SocketAddr,
-    place: Place,
-    current: &Current,
-    shards: &Shards,
-) -> std::io::Result<()> {
-    let _ = stream.set_nodelay(true);
-    match layer {
-        Layer::Plain => connection(stream, peer, &place, current, shards).await,
-        Layer::Tls(certificate) => {
-            let stream = timeout(PATIENCE, certificate.acceptor().accept(stream)).await??;
-            connection(stream, peer, &place, current, shards).await
-        }
-    }
-}
-
-/// Answers until the client has nothing more to ask, or took too long.
-async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    peer: SocketAddr,
-    place: &Place,
-    current: &Current,
-    shards: &Shards,
-) -> std::io::Result<()> {
-    let mut arrived = Vec::new();
-    let mut answers = Vec::new();
-    let mut queries = 0;
-    let mut deadline = Instant::now() + place.connections.idle();
-    loop {
-        let had_begun = !arrived.is_empty();
-        let is_end = timeout_at(deadline, stream.read_buf(&mut arrived)).await?? == 0;
-        let mut taken = 0;
-        let cookies = current.cookies();
-        while let Some(query) = message(&arrived[taken..])? {
-            taken += 2 + query.len();
-            queries += 1;
-            let asker = central::Stream {
-                peer: peer.ip().to_canonical(),
-                keepalive: Some((place.connections.idle().as_millis() / 100) as u16),
-                cookies: &cookies,
-                unix_s: (startup::unix_ns() / 1_000_000_000) as u32,
-            };
-            let answer = central::answer_tcp(&current.service(), query, &asker, Vec::new());
-            let Some(answer) = answer else { return Ok(()) };
-            answers.extend_from_slice(&(answer.len() as u16).to_be_bytes());
-            answers.extend_from_slice(&answer);
-            if answers.len() > MAX_UNREAD {
-                send(&mut stream, &mut answers).await?;
+                    Err(refusal) => self.tally.count(tally::refusals(refusal)),
+                },
+                // The peer has given up already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.refused_by_kernel(&error);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
-        arrived.drain(..taken);
-        if taken > 0 {
-            place.touch();
-            shards.tell_owner(peer.ip(), ShardInput::Validated(peer.ip()));
+    }
+
+    /// Out of descriptors or memory. A connection that goes gives a descriptor back. Linux looks for a descriptor before it
+    /// looks whether somebody waits, so one is kept free.
+    fn refused_by_kernel(&self, error: &io::Error) {
+        self.tally.count(tally::ACCEPTS_FAILED);
+        self.places.dismiss_idlest(Instant::now());
+        if let Some(suppressed) = self.faults.borrow_mut().admit("accept", Instant::now()) {
+            tracing::warn!(suppressed, "accepting connections: {error}");
         }
-        send(&mut stream, &mut answers).await?;
-        if is_end || queries >= MAX_QUERIES {
-            return stream.shutdown().await;
+    }
+
+    /// Serves one connection to its end; the counter that the end belongs to.
+    async fn connection(
+        &self,
+        mut stream: TcpStream,
+        peer: IpAddr,
+        transport: Transport,
+        place: &Place,
+    ) -> &'static str {
+        // Answers that belong together are written together; there is nothing to wait for.
+        let _ = stream.set_nodelay(true);
+        match transport {
+            Transport::Tcp => {
+                let end = connection::serve(&mut stream, peer, transport, place, self).await;
+                reset_where_due(end, &stream);
+                tally::ends(end)
+            }
+            Transport::Tls => match self.handshake(stream, place).await {
+                Ok(mut stream) => {
+                    let end = connection::serve(&mut stream, peer, transport, place, self).await;
+                    reset_where_due(end, stream.get_ref().0);
+                    tally::ends(end)
+                }
+                Err(counter) => counter,
+            },
         }
-        // A message that was begun has its time from then on, however slowly it comes.
-        let now = Instant::now();
-        match (arrived.is_empty(), had_begun && taken == 0) {
-            (true, _) => deadline = now + place.connections.idle(),
-            (false, false) => deadline = now + PATIENCE,
-            (false, true) => {}
+    }
+
+    /// The server's side of a TLS handshake, which like a message must be over in time.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        place: &Place,
+    ) -> Result<tokio_rustls::server::TlsStream<TcpStream>, &'static str> {
+        // A listener for TLS is there only with a certificate.
+        let Some(tls) = &self.tls else { return Err(tally::ends(End::Broken)) };
+        let accepting = TlsAcceptor::from(tls.config())
+            .accept_with(stream, |connection| connection.set_buffer_limit(Some(TLS_BUFFER_BYTES)));
+        let accepted = tokio::select! {
+            () = place.dismissed() => return Err(tally::ends(End::Evicted)),
+            accepted = tokio::time::timeout(self.message_timeout, accepting) => accepted,
+        };
+        let stream = match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(tally::handshake_failures(&error)),
+            Err(_) => return Err(tally::HANDSHAKES_TIMED_OUT),
+        };
+        self.tally.count(tally::HANDSHAKES);
+        if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+            self.tally.count(tally::HANDSHAKES_RESUMED);
+        }
+        Ok(stream)
+    }
+
+    /// The answer to a message, in `buffer`; `None` for silence. `is_last`: the connection ends after it.
+    fn answer(&self, message: &[u8], peer: IpAddr, is_last: bool, buffer: Vec<u8>) -> Option<Vec<u8>> {
+        let keepalive = if is_last { 0 } else { self.places.keepalive() };
+        answer(&self.current, message, Road { peer, keepalive }, buffer)
+    }
+
+    /// Lets a source race.
+    fn validate(&self, source: IpAddr) {
+        self.shards.tell_owner(source, ShardInput::Validated(source));
+    }
+
+    /// Takes a new certificate over when its files have changed, and says when the one in force is over.
+    async fn watch_certificate(self: Rc<Self>) {
+        let Some(tls) = self.tls.clone() else { return };
+        let mut interval = tokio::time::interval(RELOAD_INTERVAL);
+        let warn = |kind: &str, text: &dyn std::fmt::Display| {
+            if let Some(suppressed) = self.faults.borrow_mut().admit(kind, Instant::now()) {
+                tracing::warn!(suppressed, "DNS over TLS: {text}");
+            }
+        };
+        loop {
+            interval.tick().await;
+            match tls.reload_if_changed() {
+                Ok(true) => tracing::info!("DNS over TLS: the certificate changed: loaded"),
+                Ok(false) => {}
+                Err(error) => warn("certificate", &kept(&error)),
+            }
+            if let Some(doubt) = tls.validity().doubt() {
+                warn("validity", &format!("found {doubt}, expected {VALID_NOW}"));
+            }
         }
     }
 }
 
-/// The whole message at the beginning of what has arrived; `None` where it is not there yet.
-fn message(arrived: &[u8]) -> std::io::Result<Option<&[u8]>> {
-    let Some((length, rest)) = arrived.split_first_chunk::<2>() else { return Ok(None) };
-    let length = usize::from(u16::from_be_bytes(*length));
-    if length > MAX_READ {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
-    Ok(rest.get(..length))
+/// The one call into core, by what is served at the moment.
+fn answer(current: &Current, message: &[u8], road: Road, buffer: Vec<u8>) -> Option<Vec<u8>> {
+    let cookies = current.cookies();
+    let stream = central::Stream {
+        peer: road.peer.to_canonical(),
+        keepalive: Some(road.keepalive),
+        cookies: &cookies,
+        unix_s: (startup::unix_ns() / 1_000_000_000) as u32,
+    };
+    central::answer_tcp(&current.service(), message, &stream, buffer)
 }
 
-async fn send<S: AsyncWrite + Unpin>(stream: &mut S, answers: &mut Vec<u8>) -> std::io::Result<()> {
-    if !answers.is_empty() {
-        timeout(PATIENCE, stream.write_all(answers)).await??;
-        timeout(PATIENCE, stream.flush()).await??;
-        answers.clear();
+/// A client that does not take its answers gets a reset: closed in order, the kernel would go on offering them for minutes.
+fn reset_where_due(end: End, stream: &TcpStream) {
+    if matches!(end, End::Unread | End::NoMemory) {
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
-    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn kept(error: &TlsError) -> String {
+    format!("{error}; the earlier certificate stays in force")
+}
 
-    #[test]
-    fn no_prefix_takes_all_places_and_the_longest_idle_makes_room() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let connections = Connections::default();
-            let host = |a: u8, b: u8| IpAddr::from([198, 18, a, b]);
-            let held: Vec<Place> = (0..=255).filter_map(|b| connections.enter(host(0, b))).collect();
-            assert_eq!(held.len(), MAX_CONNECTIONS_PER_PREFIX as usize);
-            assert_eq!(connections.idle(), IDLE);
-            let others: Vec<Place> = (1..=31)
-                .flat_map(|a| (0..16).map(move |b| (a, b)))
-                .filter_map(|(a, b)| connections.enter(host(a, b)))
-                .collect();
-            assert_eq!(held.len() + others.len(), MAX_CONNECTIONS);
-            assert_eq!(connections.idle(), IDLE_WHEN_BUSY);
-            held[0].touch();
-            let one_more = connections.enter(host(99, 1)).expect("room was made");
-            timeout(Duration::from_millis(100), held[1].close.notified()).await.expect("the longest idle is told");
-            assert!(timeout(Duration::from_millis(10), held[0].close.notified()).await.is_err());
-            drop((held, others, one_more));
-            let table = connections.0.borrow();
-            assert!(table.open.is_empty() && table.prefixes.is_empty());
-        });
-    }
-
-    #[test]
-    fn messages_are_cut_by_their_length_and_too_long_ones_refused() {
-        assert_eq!(message(&[0]).expect("not yet"), None);
-        assert_eq!(message(&[0, 3, 1, 2]).expect("not yet"), None);
-        assert_eq!(message(&[0, 2, 1, 2, 9]).expect("whole"), Some([1, 2].as_slice()));
-        assert_eq!(message(&[0, 0, 7]).expect("whole"), Some([].as_slice()));
-        assert!(message(&[0xff, 0xff]).is_err());
-    }
+fn duration(span: Span) -> Duration {
+    Duration::from_nanos(span.as_nanos().unsigned_abs())
 }

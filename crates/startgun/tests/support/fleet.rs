@@ -91,6 +91,23 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// The same, with a master that answers and no agents.
+    pub fn with_master(options: &Options) -> Result<Self, String> {
+        let mut fleet = Self::new(options)?;
+        fleet.start_master();
+        Ok(fleet)
+    }
+
+    /// Starts the master and waits until it answers.
+    pub fn start_master(&mut self) {
+        self.start("m1");
+        let started = Instant::now();
+        while self.status("m1").is_none() {
+            assert!(started.elapsed() < READY_PATIENCE, "the master does not answer\n{}", self.log("m1"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The same, started, with both agents racing.
     pub fn racing() -> Result<Self, String> {
         Self::racing_with(&Options::default())
@@ -143,7 +160,8 @@ impl Fleet {
         self.write(&format!("{name}.toml"), &toml);
     }
 
-    fn write(&self, file: &str, text: &str) {
+    /// Writes one of the files.
+    pub fn write(&self, file: &str, text: &str) {
         std::fs::write(self.path(file), text).expect("written");
     }
 
@@ -173,6 +191,11 @@ impl Fleet {
         self.processes[host] = Some(self.network.hosts[host].spawn(command));
     }
 
+    /// The process id of what runs on a host.
+    pub fn process_id(&self, name: &str) -> u32 {
+        self.processes[number(name)].as_ref().expect("running").id()
+    }
+
     /// Sends a signal to what runs on a host.
     pub fn signal(&mut self, name: &str, signal: Signal) {
         self.processes[number(name)].as_mut().expect("running").signal(signal).expect("sent");
@@ -187,6 +210,15 @@ impl Fleet {
     /// What it has logged.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// Waits until it has logged `text`.
+    pub fn wait_for_log(&self, name: &str, text: &str) {
+        let started = Instant::now();
+        while !self.log(name).contains(text) {
+            assert!(started.elapsed() < READY_PATIENCE, "{name} does not log {text:?}:\n{}", self.log(name));
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The status document, as `startgun status --json` prints it; `None` while nobody listens.

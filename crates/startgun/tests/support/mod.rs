@@ -8,6 +8,7 @@
 pub mod dns;
 pub mod fleet;
 pub mod network;
+pub mod stream;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -101,7 +101,7 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
         (
             "\n\n[fleet]",
             "\nbanana = 1\n[fleet]",
-            "f.toml:5:1: banana: found an unknown key, expected one of clock, clock_distortion, control_listen, cookies, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, rate_limit, role, service, shards, stamp, state_dir, status_socket, tls, user, validated_for_s, zone",
+            "f.toml:5:1: banana: found an unknown key, expected one of clock, clock_distortion, control_listen, cookies, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, rate_limit, role, service, shards, stamp, state_dir, status_socket, tcp, tls, user, validated_for_s, zone",
         ),
         ("\n\n[fleet]", "\nclock_distortion = 1\n[fleet]", "f.toml:5:20: clock_distortion: found 1, expected a table"),
         ("ca = \"ca.crt\"\n", "", "f.toml:6:1: fleet.ca: found nothing, expected the path of the fleet's ca.crt"),
@@ -120,6 +120,32 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
             "[[service]]\naddress = \"203.0.113.53:53\"",
             "",
             "f.toml:1:1: service: found nothing, expected at least one [[service]] with the address that resolvers ask",
+        ),
+        (
+            "[[service]]",
+            "[tcp]\nmax_connections = 0\nmax_queries_per_connection = 1.5\nidle_timeout_ms = 99\nidle = 1\n\n[[service]]",
+            "f.toml:12:19: tcp.max_connections: found 0, expected connections, a whole number from 1 to 16384
+f.toml:13:30: tcp.max_queries_per_connection: found 1.5, expected queries, a whole number from 1 to 1000000
+f.toml:14:19: tcp.idle_timeout_ms: found 99, expected milliseconds, a number from 100 to 6553500
+f.toml:15:1: tcp.idle: found an unknown key, expected one of idle_timeout_ms, max_connections, max_connections_per_prefix, max_queries_per_connection, message_timeout_ms",
+        ),
+        (
+            "[[service]]",
+            "[tcp]\nmax_connections = 20\nmax_connections_per_prefix = 21\nmessage_timeout_ms = 60001\n\n[[service]]",
+            "f.toml:13:30: tcp.max_connections_per_prefix: found 21, expected connections (at most max_connections), a whole number from 1 to 20
+f.toml:14:22: tcp.message_timeout_ms: found 60001, expected milliseconds, a number from 100 to 60000",
+        ),
+        (
+            "[[service]]",
+            "[tls]\nport = 53\n\n[[service]]",
+            "f.toml:11:1: tls.certificate: found nothing, expected the path of a certificate, followed by its intermediates, in PEM form
+f.toml:11:1: tls.key: found nothing, expected the path of its private key, in PEM form
+f.toml:12:8: tls.port: found 53, expected a port of its own: 53 is for DNS without TLS",
+        ),
+        (
+            "[[service]]\naddress = \"203.0.113.53:53\"",
+            "[tls]\ncertificate = \"a\"\nkey = \"b\"\nport = 8530\n\n[[service]]\naddress = \"198.51.100.1:53\"",
+            "f.toml:11:1: tls: found port 8530, so 198.51.100.1:8530, expected a port that control_listen does not take",
         ),
         ("[[service]]", "[service]", "f.toml:11:1: service: found a table, expected tables, each under [[service]]"),
         (

@@ -44,7 +44,7 @@ pub struct TlsFiles {
 /// What tells one version of a file from the next. A file replaced by a rename has a new inode
 /// even where its time and length are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     modified_s: i64,
     modified_ns: i64,
     length: u64,
@@ -52,7 +52,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(file: &Path) -> Result<Self, TlsError> {
+    pub(crate) fn of(file: &Path) -> Result<Self, TlsError> {
         let metadata = fs::metadata(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })?;
         Ok(Self {
             modified_s: metadata.mtime(),
@@ -175,7 +175,7 @@ fn read_revoked(files: &TlsFiles) -> Result<Option<RevokedLists>, TlsError> {
         .map(Some)
 }
 
-pub(in crate::control) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     const EXPECTED: &str = "certificates in PEM form (-----BEGIN CERTIFICATE-----)";
     let bytes = read_bounded(file)?;
     let found: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&bytes)
@@ -188,7 +188,7 @@ pub(in crate::control) fn certificates(file: &Path) -> Result<Vec<CertificateDer
     Ok(found)
 }
 
-pub(in crate::control) fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError> {
+pub(crate) fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |source| TlsError::Unreadable { file: file.to_owned(), source };
     let mut bytes = Vec::new();
     fs::File::open(file)
@@ -201,13 +201,13 @@ pub(in crate::control) fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError>
     Ok(bytes)
 }
 
-pub(in crate::control) fn pem_finding(error: &rustls::pki_types::pem::Error) -> String {
+pub(crate) fn pem_finding(error: &rustls::pki_types::pem::Error) -> String {
     match error {
         rustls::pki_types::pem::Error::NoItemsFound => "none in it".to_owned(),
         other => other.to_string(),
     }
 }
 
-pub(in crate::control) fn unsuitable(file: &Path, found: impl Into<String>, expected: impl Into<String>) -> TlsError {
+pub(crate) fn unsuitable(file: &Path, found: impl Into<String>, expected: impl Into<String>) -> TlsError {
     TlsError::Unsuitable { file: file.to_owned(), found: found.into(), expected: expected.into() }
 }
