@@ -58,6 +58,6 @@ conformance:
 
 check-authority:
 	$(CARGO) build --release --locked -p startgun
-	scripts/check-authority
+	scripts/check-authority --install $(ARGS)
 fuzz:
 	scripts/fuzz $(ARGS)

@@ -22,7 +22,7 @@ use domain::base::iana::{Class, Rcode, Rtype};
 use domain::base::{Message, MessageBuilder, Name, Ttl};
 use domain::rdata::{A, Soa};
 use startgun_lab::client::{Ask, ask_once};
-use startgun_lab::resolver::{LOG_FILE, ResolverKind, prepare};
+use startgun_lab::resolver::{LOG_FILE, ResolverKind, prepare, prepare_bind_static_stub};
 use startgun_lab::scenario::Scenario;
 use startgun_lab::world::{Host, SERVICE_IPV4, SERVICE_IPV6, World};
 
@@ -31,6 +31,9 @@ const INSIDE: &str = "STARTGUN_RESOLVERS_TEST_INSIDE";
 
 const ZONE: &str = "cdn.test.";
 const WILDCARD_BASE: &str = "www.cdn.test";
+
+/// BIND's other set-up.
+const STATIC_STUB: &str = "bind-static-stub";
 
 /// The winner's answer and the loser's.
 const FIRST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -175,34 +178,41 @@ fn inside() {
     // On hosts of their own they can run side by side.
     thread::scope(|scope| {
         let mut runs = Vec::new();
-        for (index, kind) in ResolverKind::PROGRAMS.into_iter().enumerate() {
+        for (host, (name, kind)) in world.clients.iter().zip(set_ups()) {
             let Some((_, program, version)) = installed.iter().find(|(k, ..)| *k == kind) else {
                 println!("skipped: {kind} is not installed");
                 continue;
             };
-            println!("ran: {kind} {version} from {}", program.display());
-            let (host, servers, seen) = (&world.clients[index], &servers, &seen);
+            println!("ran: {name} {version} from {}", program.display());
+            let (servers, seen) = (&servers, &seen);
             runs.push((
-                kind,
+                name,
                 scope.spawn(move || {
-                    for &server in servers {
-                        try_resolver(host, kind, program, server, seen);
+                    // A static stub takes no port.
+                    for &server in servers.iter().filter(|server| name != STATIC_STUB || server.port() == 53) {
+                        try_resolver(host, name, kind, program, server, seen);
                     }
                 }),
             ));
         }
-        for (kind, run) in runs {
-            assert!(run.join().is_ok(), "{kind} failed, see above");
+        for (name, run) in runs {
+            assert!(run.join().is_ok(), "{name} failed, see above");
         }
     });
 }
 
+/// The usual set-up of every program, and BIND once more.
+fn set_ups() -> impl Iterator<Item = (&'static str, ResolverKind)> {
+    let usual = ResolverKind::PROGRAMS.into_iter().map(|kind| (kind.name(), kind));
+    usual.chain([(STATIC_STUB, ResolverKind::Bind)])
+}
+
 fn small_world() -> World {
-    let clients: Vec<_> = ResolverKind::PROGRAMS.iter().map(|kind| format!("\"{kind}\"")).collect();
+    let clients: Vec<_> = set_ups().map(|(name, _)| format!("\"{name}\"")).collect();
     let clients = clients.join(", ");
     let mut pairs = String::new();
-    let mut names = vec!["hub".to_owned(), "site".to_owned()];
-    names.extend(ResolverKind::PROGRAMS.iter().map(ToString::to_string));
+    let mut names = vec!["hub", "site"];
+    names.extend(set_ups().map(|(name, _)| name));
     for (index, a) in names.iter().enumerate() {
         for b in &names[index + 1..] {
             pairs += &format!("[[pair]]\na = \"{a}\"\nb = \"{b}\"\nrtt_ms = 10\n");
@@ -213,28 +223,39 @@ fn small_world() -> World {
     World::build(&scenario, 1).expect("a world")
 }
 
-fn try_resolver(host: &Host, kind: ResolverKind, program: &Path, server: SocketAddr, seen: &Mutex<Vec<Seen>>) {
+fn try_resolver(
+    host: &Host,
+    set_up: &'static str,
+    kind: ResolverKind,
+    program: &Path,
+    server: SocketAddr,
+    seen: &Mutex<Vec<Seen>>,
+) {
     let directory = TemporaryDirectory::new();
-    let launch = prepare(kind, program, &directory.0, ZONE, server).expect("a launch");
+    let launch = match set_up {
+        STATIC_STUB => prepare_bind_static_stub(program, &directory.0, ZONE, server.ip()),
+        _ => prepare(kind, program, &directory.0, ZONE, server),
+    };
+    let launch = launch.expect("a launch");
     let said = || fs::read_to_string(directory.0.join(LOG_FILE)).unwrap_or_default();
     let _process = host.spawn(launch.command).expect("it starts");
     let probe = launch.probe;
     let started = host.run(move || probe.wait(START_LIMIT));
-    let started = started.unwrap_or_else(|error| panic!("{kind}: {error}\n{}", said()));
+    let started = started.unwrap_or_else(|error| panic!("{set_up}: {error}\n{}", said()));
 
     let mut names = BTreeSet::new();
     let resolver = Ask::Resolver(launch.address);
     for number in 0..NAMES {
         let version = if server.is_ipv6() { 6 } else { 4 };
         let port = server.port();
-        let text = format!("q{number}-{kind}-ip{version}-port{port}.{WILDCARD_BASE}.");
+        let text = format!("q{number}-{set_up}-ip{version}-port{port}.{WILDCARD_BASE}.");
         let name: Name<Vec<u8>> = text.parse().expect("a name");
         // The second time it may answer from its cache: there, too, the loser must not have replaced the winner.
         for time in ["first", "second"] {
             let name = name.clone();
             let answer = host.run(move || ask_once(resolver, &name, ANSWER_LIMIT));
             let answer = answer.expect("a working socket");
-            assert_eq!(answer, Some(FIRST), "{kind} with {server}, {text}, asked the {time} time:\n{}", said());
+            assert_eq!(answer, Some(FIRST), "{set_up} with {server}, {text}, asked the {time} time:\n{}", said());
         }
         names.insert(text.trim_end_matches('.').to_owned());
     }
@@ -242,11 +263,11 @@ fn try_resolver(host: &Host, kind: ResolverKind, program: &Path, server: SocketA
     let seen = seen.lock().expect("the server did not panic");
     let from_here: Vec<_> = seen.iter().filter(|query| query.server == server && query.is_from(host)).collect();
     let asked: BTreeSet<_> = from_here.iter().map(|query| query.name.to_ascii_lowercase()).collect();
-    assert!(asked.is_superset(&names), "{kind} did not ask for {names:?}, only {asked:?}");
+    assert!(asked.is_superset(&names), "{set_up} did not ask for {names:?}, only {asked:?}");
     let foreign: Vec<_> = asked.iter().filter(|name| !name.ends_with(ZONE.trim_end_matches('.'))).collect();
-    assert!(foreign.is_empty(), "{kind} asked for {foreign:?} outside the zone");
+    assert!(foreign.is_empty(), "{set_up} asked for {foreign:?} outside the zone");
     if server == SocketAddr::from((SERVICE_IPV4, 53)) {
-        println!("{kind}: up in {} ms, sent", started.as_millis());
+        println!("{set_up}: up in {} ms, sent", started.as_millis());
         for query in from_here {
             println!("    {query}");
         }

@@ -4,6 +4,8 @@
 //! A server that answers otherwise than a table says has a note there, with the reason. So has Startgun itself for what is
 //! known to be wrong: such a note is a fault to be mended, and says when it no longer holds. Other servers are held to
 //! their notes in the versions by which these were written; of other versions, differences are only printed.
+//!
+//! Beside that, what `make conformance` and `make check-authority` do at length.
 
 mod support;
 
@@ -27,17 +29,21 @@ use names::Strictness;
 use servers::{Peer, Server, Stage};
 use support::{Test, program, source};
 
-const TESTS: [(&str, Test); 6] = [
+const TESTS: [(&str, Test); 7] = [
     ("names_are_answered_as_the_rfcs_say", names_are_answered_as_the_rfcs_say),
     ("messages_are_answered_as_the_rfcs_say", messages_are_answered_as_the_rfcs_say),
     ("every_difference_from_nsd_is_known", || every_difference_is_known(Peer::Nsd)),
     ("every_difference_from_knot_is_known", || every_difference_is_known(Peer::Knot)),
     ("every_difference_from_bind_is_known", || every_difference_is_known(Peer::Bind)),
     ("tests_of_the_conformance_archive_pass", tests_of_the_conformance_archive_pass),
+    ("zonemaster_dnsviz_and_dns_fuzz_find_nothing", zonemaster_dnsviz_and_dns_fuzz_find_nothing),
 ];
 
 /// How many tests of the archive are run here: each takes some milliseconds; `make conformance` runs all.
 const ARCHIVE_TESTS: &str = "200";
+
+/// How long a server is fuzzed here; `make check-authority` goes on for a minute.
+const FUZZ_S: &str = "3";
 
 const TABLE: &str = include_str!("authority/names.txt");
 const TRANSPORTS: [Transport; 2] = [Transport::Udp, Transport::Tcp];
@@ -169,20 +175,36 @@ fn every_difference_is_known(peer: Peer) -> Result<(), String> {
     Ok(())
 }
 
+/// Runs a script of the repository on the program: its exit status, and all that it said.
+fn run_script(path: &str, arguments: &[&str]) -> Result<(Option<i32>, String), String> {
+    let script = source(path);
+    let mut command = Command::new(&script);
+    command.args(arguments).arg("--program").arg(program()).current_dir(Path::new("/"));
+    let output = command.output().map_err(|error| format!("{}: {error}", script.display()))?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Ok((output.status.code(), said))
+}
+
 fn tests_of_the_conformance_archive_pass() -> Result<(), String> {
     let loopback = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     if !loopback.is_ok_and(|status| status.success()) {
         return Err("ip (iproute2) cannot set loopback up here".into());
     }
-    let script = source("scripts/conformance");
-    let mut command = Command::new(&script);
-    command.args(["--limit", ARCHIVE_TESTS, "--program"]).arg(program()).current_dir(Path::new("/"));
-    let output = command.output().map_err(|error| format!("{}: {error}", script.display()))?;
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let (status, said) = run_script("scripts/conformance", &["--limit", ARCHIVE_TESTS])?;
     if let Some(reason) = said.lines().find(|line| line.starts_with("skipped: ") || line.contains("is missing")) {
         return Err(reason.trim_start_matches("skipped: ").to_owned());
     }
     println!("{said}");
-    assert!(output.status.success(), "{}", output.status);
+    assert_eq!(status, Some(0));
+    Ok(())
+}
+
+fn zonemaster_dnsviz_and_dns_fuzz_find_nothing() -> Result<(), String> {
+    let (status, said) = run_script("scripts/check-authority", &["--seconds", FUZZ_S])?;
+    if let Some(reason) = said.lines().find(|line| line.contains("missing: ")) {
+        return Err(format!("{reason} (make check-authority installs them)"));
+    }
+    println!("{said}");
+    assert_eq!(status, Some(0));
     Ok(())
 }

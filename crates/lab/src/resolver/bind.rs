@@ -1,6 +1,6 @@
-//! BIND 9, with the zone forwarded.
+//! BIND 9, with the zone forwarded or as a static stub.
 //!
-//! A `static-stub` zone would ask without RD, but takes no port; a `forward` zone does. The root zone gets an empty file of
+//! A `static-stub` zone asks without RD, but takes no port; a `forward` zone does. The root zone gets an empty file of
 //! hints, so that nobody else can be asked.
 
 use std::io;
@@ -8,10 +8,23 @@ use std::process::Command;
 
 use super::{Setup, nice};
 
+/// How BIND is told about the zone's server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ZoneKind {
+    /// Hands on what it is asked.
+    Forward,
+    /// Looks for the answer itself, at port 53 of the server.
+    StaticStub,
+}
+
 /// Writes `named.conf`.
-pub(super) fn command(setup: &Setup) -> io::Result<Command> {
+pub(super) fn command(setup: &Setup, kind: ZoneKind) -> io::Result<Command> {
     let zone = setup.zone_undotted();
     let (address, port) = (setup.server.ip(), setup.server.port());
+    let server = match kind {
+        ZoneKind::Forward => format!("type forward; forward only; forwarders {{ {address} port {port}; }};"),
+        ZoneKind::StaticStub => format!("type static-stub; server-addresses {{ {address}; }};"),
+    };
     setup.write(
         "named.conf",
         &format!(
@@ -35,7 +48,7 @@ pub(super) fn command(setup: &Setup) -> io::Result<Command> {
 # No control channel: its fixed port and key file belong to the installed service.
 controls {{ }};
 zone "." {{ type hint; file "/dev/null"; }};
-zone "{zone}" {{ type forward; forward only; forwarders {{ {address} port {port}; }}; }};
+zone "{zone}" {{ {server} }};
 "#
         ),
     )?;

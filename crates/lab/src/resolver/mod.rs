@@ -33,7 +33,7 @@ mod unbound;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -49,7 +49,7 @@ pub const LOG_FILE: &str = "resolver.log";
 const NICENESS: &str = "19";
 
 /// Where all but systemd-resolved listen.
-const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 
 /// The longest zone name in presentation form (RFC 1035, section 2.3.4: 255 octets on the wire), dot at the end included.
 const ZONE_BYTES_MAX: usize = 254;
@@ -179,6 +179,17 @@ pub fn prepare(kind: ResolverKind, program: &Path, dir: &Path, zone: &str, serve
     prepare_confined(kind, program, dir, zone, server, install::apparmor_is_enabled())
 }
 
+/// [`prepare`] for BIND with a `static-stub` zone in place of a forwarded one: it looks for the answers itself, without
+/// RD, as an iterative resolver does. Such a zone takes no port; the server has 53.
+///
+/// # Errors
+/// As for [`prepare`].
+pub fn prepare_bind_static_stub(program: &Path, dir: &Path, zone: &str, server: IpAddr) -> io::Result<Launch> {
+    let server = SocketAddr::new(server, 53);
+    let command = |setup: &Setup<'_>| Ok((bind::command(setup, bind::ZoneKind::StaticStub)?, ADDRESS));
+    prepare_with(ResolverKind::Bind, program, dir, zone, server, install::apparmor_is_enabled(), command)
+}
+
 /// [`prepare`], told whether the system confines programs by their path.
 fn prepare_confined(
     kind: ResolverKind,
@@ -187,6 +198,32 @@ fn prepare_confined(
     zone: &str,
     server: SocketAddr,
     confined: bool,
+) -> io::Result<Launch> {
+    prepare_with(kind, program, dir, zone, server, confined, |setup| {
+        Ok(match kind {
+            ResolverKind::Unbound => (unbound::command(setup)?, ADDRESS),
+            ResolverKind::Bind => (bind::command(setup, bind::ZoneKind::Forward)?, ADDRESS),
+            ResolverKind::KnotResolver => (knot_resolver::command(setup)?, ADDRESS),
+            ResolverKind::PowerDns => (powerdns::command(setup)?, ADDRESS),
+            ResolverKind::Dnsmasq => (dnsmasq::command(setup)?, ADDRESS),
+            ResolverKind::Resolved => (resolved::command(setup)?, resolved::ADDRESS),
+            ResolverKind::Builtin => {
+                let fault = "the built-in resolver is no program to start";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
+            }
+        })
+    })
+}
+
+/// What all have in common; `command` writes the configuration, and tells where the resolver will listen.
+fn prepare_with(
+    kind: ResolverKind,
+    program: &Path,
+    dir: &Path,
+    zone: &str,
+    server: SocketAddr,
+    confined: bool,
+    command: impl FnOnce(&Setup<'_>) -> io::Result<(Command, SocketAddr)>,
 ) -> io::Result<Launch> {
     let zone = checked_zone(zone)?;
     let dir = fs::canonicalize(dir).map_err(|error| at(dir, &error))?;
@@ -197,17 +234,7 @@ fn prepare_confined(
         program
     };
     let setup = Setup { program: &program, dir: &dir, zone: &zone, server };
-    let (mut command, address) = match kind {
-        ResolverKind::Unbound => (unbound::command(&setup)?, ADDRESS),
-        ResolverKind::Bind => (bind::command(&setup)?, ADDRESS),
-        ResolverKind::KnotResolver => (knot_resolver::command(&setup)?, ADDRESS),
-        ResolverKind::PowerDns => (powerdns::command(&setup)?, ADDRESS),
-        ResolverKind::Dnsmasq => (dnsmasq::command(&setup)?, ADDRESS),
-        ResolverKind::Resolved => (resolved::command(&setup)?, resolved::ADDRESS),
-        ResolverKind::Builtin => {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the built-in resolver is no program to start"));
-        }
-    };
+    let (mut command, address) = command(&setup)?;
     let log = dir.join(LOG_FILE);
     let output = File::create(&log).map_err(|error| at(&log, &error))?;
     command.current_dir(&dir).stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
