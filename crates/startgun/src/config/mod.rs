@@ -101,7 +101,10 @@ pub fn check(path: &Path) -> Result<Summary, Vec<ConfigError>> {
 }
 
 /// [`check`] for a text that was read already; the files that it names need to be there only if `checks_host`.
-fn check_text(path: &Path, text: &str, checks_host: bool) -> Result<Summary, Vec<ConfigError>> {
+///
+/// # Errors
+/// As of [`check`].
+pub fn check_text(path: &Path, text: &str, checks_host: bool) -> Result<Summary, Vec<ConfigError>> {
     let summary = |root: Root<'_>| match root.role {
         Some(Role::Master) => Some(master::read(root)?.to_string()),
         Some(Role::Agent) => Some(agent::read(root)?.to_string()),

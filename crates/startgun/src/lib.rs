@@ -1,7 +1,10 @@
 //! Startgun: a synchronised DNS race. One binary for masters, agents and those who run them.
+//!
+//! The binary is [`main`] and nothing else. It is a library as well so that what reads files, zone files among them, can be
+//! fuzzed and measured from outside ([`config`]); nothing here is an interface to build upon.
 
 mod agent;
-mod config;
+pub mod config;
 mod control;
 mod demo;
 mod fleet;
@@ -62,7 +65,8 @@ struct CheckArgs {
     config: PathBuf,
 }
 
-fn main() -> ExitCode {
+/// Does what the command line says.
+pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Master(file) => {
             log(file.log_json);

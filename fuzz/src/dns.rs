@@ -1,0 +1,71 @@
+//! DNS queries, and what they get.
+
+use super::answers::{check, check_head, udp_limit};
+use super::service::service;
+use domain::base::Rtype;
+use startgun_core::dns::answer::{self, SERVER_COOKIE, Transport};
+use startgun_core::dns::{Query, Response, Verdict};
+use startgun_core::master::{Service, central};
+use startgun_core::playbook::PreparedPlaybook;
+use std::cell::OnceCell;
+
+/// Longest answer over TCP.
+const TCP_LIMIT: usize = u16::MAX as usize;
+
+/// A packet to port 53: over UDP and TCP, to a master and to a site.
+///
+/// # Panics
+/// Where an answer is none.
+pub fn dns_query(packet: &[u8]) {
+    let service = service();
+    let over_tcp = central::answer_tcp(&service, packet, Some(100), Vec::new());
+    match Query::parse(packet) {
+        Verdict::Ignore => assert_eq!(over_tcp, None, "silence over UDP, so over TCP"),
+        Verdict::Error(code) => {
+            let over_udp = answer::error(packet, code, Vec::new());
+            // A header, and an OPT record for a code that needs one: never longer than the packet, which is at least that.
+            check_head(packet, &over_udp, 12 + 11);
+            assert_eq!(over_tcp, Some(over_udp), "the same error");
+        }
+        Verdict::Query(query) => {
+            check(&query, &over_tcp.expect("an answer over TCP"), TCP_LIMIT);
+            over_udp(&service, &query);
+            at_site(&service, &query);
+        }
+    }
+}
+
+/// Everything that a query over UDP can get.
+pub(super) fn over_udp(service: &Service, query: &Query<'_>) {
+    let limit = udp_limit(query);
+    let response = Response::new(query, Transport::Udp, &service.master);
+    check(query, &raced_or_not(service, &response, query), limit);
+    let truncated = response.truncated(Vec::new());
+    check(query, &truncated, query.packet().len());
+    let cookie = query.edns.and_then(|edns| edns.cookie).map(|_| [7; SERVER_COOKIE]);
+    check(query, &raced_or_not(service, &response.with_cookie(cookie), query), limit);
+}
+
+fn raced_or_not(service: &Service, response: &Response<'_>, query: &Query<'_>) -> Vec<u8> {
+    match central::answer(service, response, query, Vec::new) {
+        Ok(answer) => answer,
+        Err(race) => central::fallback(service, race, response, query, Vec::new()),
+    }
+}
+
+/// What every race of a site says, whether or not the query is for it: an agent asks that before, and once more is cheap.
+fn at_site(service: &Service, query: &Query<'_>) {
+    thread_local! {
+        static PLAYBOOK: OnceCell<PreparedPlaybook> = const { OnceCell::new() };
+    }
+    let prepare = || PreparedPlaybook::new(&service.playbook("site0")).expect("a sound playbook");
+    let response = Response::new(query, Transport::Udp, "site0");
+    let proven = response.raced_proof(&service.zones, Vec::new());
+    PLAYBOOK.with(|playbook| {
+        let playbook = playbook.get_or_init(prepare);
+        let races = (0..service.races.len() as u16).filter_map(|index| playbook.race(index));
+        for race in races.filter(|race| race.covers(query.name()) && query.rtype() != Rtype::ANY) {
+            check(query, &response.site(&race.answers, &proven, Vec::new()), udp_limit(query));
+        }
+    });
+}
