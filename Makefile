@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Passed on to demo, bench-clock, bench-dns and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance check-authority bench-dns
+.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance check-authority bench-dns fuzz
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-departure  lateness of departures beside a bare loop's, 80 s"
 	@echo "make conformance  answers beside those of BIND, NSD, Knot and PowerDNS, over UDP and TCP (ARGS=--all)"
 	@echo "make check-authority  zonemaster, dnsviz and nmap dns-fuzz on a master in a namespace, as root"
+	@echo "make fuzz       run each fuzz target for a minute, guided by coverage (ARGS=\"--seconds 600 TARGET\")"
 	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
 
 demo:
@@ -58,3 +59,6 @@ conformance:
 check-authority:
 	$(CARGO) build --release --locked -p startgun
 	scripts/check-authority
+
+fuzz:
+	scripts/fuzz $(ARGS)

@@ -43,6 +43,20 @@ const WAY: Span = Span::from_millis(10);
 /// Where an answer is none, a datagram is too long, something departs for an address that is not the master's, or a machine
 /// does not come to rest.
 pub fn datagrams(bytes: &[u8]) {
+    run(bytes);
+}
+
+/// How far an input came.
+#[derive(Default)]
+pub struct Reach {
+    /// Answers that the agent let depart.
+    pub departures: u64,
+    /// Answers of the shard, to queries and instead of races.
+    pub replies: u64,
+}
+
+/// [`datagrams`]; a corpus none of whose orders is accepted any more is to be made anew, and this tells.
+pub fn run(bytes: &[u8]) -> Reach {
     let mut site = Site::new();
     let mut master = Master::new();
     let mut rest = bytes;
@@ -61,6 +75,7 @@ pub fn datagrams(bytes: &[u8]) {
         }
     }
     check_unsealed(bytes);
+    Reach { departures: site.departures, replies: master.replies }
 }
 
 /// Nothing opens without the keys, and whatever has a header was long enough for one.
@@ -94,6 +109,9 @@ pub struct Site {
     pub now: LocalTime,
     sealers: [Sealer; 2],
     opener: Opener,
+    departures: u64,
+    /// Whether an order had a proof: the agent takes its records as the master says them.
+    has_proof: bool,
 }
 
 impl Site {
@@ -114,7 +132,7 @@ impl Site {
         let binding = binding(1);
         let sealers = [0, 1].map(|shard| Sealer::new(&binding, Direction::MasterToAgent, shard));
         let opener = Opener::new(&binding, Direction::AgentToMaster, 0);
-        let mut site = Site { agent: Agent::new(config, now), now, sealers, opener };
+        let mut site = Site { agent: Agent::new(config, now), now, sealers, opener, departures: 0, has_proof: false };
         let fast_path = SocketAddr::from(([198, 51, 100, 1], 8_531));
         let welcome = ToAgent::Welcome { protocol: 1, master: "m1".into(), epoch: EPOCH, shards: 2, fast_path };
         site.agent.handle_control(now, 0, welcome);
@@ -150,6 +168,8 @@ impl Site {
         self.now = self.now + passes;
         match how {
             shard @ 0..=1 => {
+                let proof = |frame| matches!(frame, Ok(Frame::Order(order)) if !order.proof.is_empty() || order.proof_count > 0);
+                self.has_proof |= frames(body).any(proof);
                 let datagram = seal(&mut self.sealers[usize::from(shard)], body);
                 self.agent.handle_datagram(self.now, self.now, &datagram);
             }
@@ -178,11 +198,15 @@ impl Site {
     }
 
     fn depart(&mut self, departure: &Departure) {
+        self.departures += 1;
         assert_eq!(departure.service, asked(), "it speaks for the master's addresses only");
         assert!(departure.to.port() != 0 && !departure.to.ip().is_multicast(), "to {}", departure.to);
         // What it answers to is not known any more, but its id.
         let packet = [&departure.bytes[..2], &[departure.bytes[2] & 0x7f], &[0; 9]].concat();
         answers::check_head(&packet, &departure.bytes, startgun_core::dns::MAX_ANSWER);
+        if !self.has_proof {
+            answers::read(&departure.bytes);
+        }
         let outcome = match departure.latest {
             Some(latest) if latest < self.now => DepartureOutcome::Late { at: self.now },
             _ => DepartureOutcome::Departed { at: departure.at.max(self.now), kernel_stamped: true },
@@ -196,6 +220,7 @@ struct Master {
     shard: Shard,
     now: LocalTime,
     sealers: [Sealer; 2],
+    replies: u64,
 }
 
 impl Master {
@@ -237,7 +262,7 @@ impl Master {
         shard.handle_wall_clock(now, 1_800_000_000_000_000_000);
         shard.handle_validated(now, client().ip());
         let sealers = [1, 2].map(|slot| Sealer::new(&binding(slot), Direction::AgentToMaster, 0));
-        Master { shard, now, sealers }
+        Master { shard, now, sealers, replies: 0 }
     }
 
     fn step(&mut self, how: u8, passes: Span, body: &[u8]) {
@@ -265,11 +290,12 @@ impl Master {
             match self.shard.poll_output() {
                 None => return,
                 Some(ShardOutput::Reply { service, to, bytes }) => {
+                    self.replies += 1;
                     assert_eq!((service, to), (0, client()));
                     if let Verdict::Query(query) = Query::parse(body)
                         && bytes[..2] == body[..2]
                     {
-                        answers::check_head(body, &bytes, answers::udp_limit(&query));
+                        answers::check(&query, &bytes, answers::udp_limit(&query));
                     }
                     self.shard.recycle(bytes);
                 }

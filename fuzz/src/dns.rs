@@ -1,6 +1,6 @@
 //! DNS queries, and what they get.
 
-use super::answers::{check, check_head, udp_limit};
+use super::answers::{check, check_head, read, udp_limit};
 use super::service::service;
 use domain::base::Rtype;
 use startgun_core::dns::answer::{self, SERVER_COOKIE, Transport};
@@ -25,6 +25,7 @@ pub fn dns_query(packet: &[u8]) {
             let over_udp = answer::error(packet, code, Vec::new());
             // A header, and an OPT record for a code that needs one: never longer than the packet, which is at least that.
             check_head(packet, &over_udp, 12 + 11);
+            read(&over_udp);
             assert_eq!(over_tcp, Some(over_udp), "the same error");
         }
         Verdict::Query(query) => {

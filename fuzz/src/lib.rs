@@ -19,7 +19,7 @@
 
 mod answers;
 mod control;
-mod datagrams;
+pub mod datagrams;
 mod dns;
 mod files;
 mod service;

@@ -52,6 +52,16 @@ replays! {
     the_corpus_of_configurations_passes "configuration"
 }
 
+/// Orders name a playbook by a digest of its content: after a change of `fuzz/service/master.toml`, or of how playbooks are
+/// digested, all of them would be refused, and the corpus be worth little.
+#[test]
+fn the_corpus_of_datagrams_reaches_departures_and_answers() {
+    let corpus = inputs(&directory().join("corpus/datagrams"));
+    let reached = corpus.iter().map(|(_, bytes)| fuzz::datagrams::run(bytes));
+    let (departures, replies) = reached.fold((0, 0), |sum, one| (sum.0 + one.departures, sum.1 + one.replies));
+    assert!(departures >= 5 && replies >= 5, "{departures} departures and {replies} answers");
+}
+
 #[test]
 fn every_target_has_a_corpus_that_is_replayed_and_a_binary() {
     for (name, _) in fuzz::TARGETS {
