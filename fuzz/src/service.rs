@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// The directory of this package; its sources are compiled into a test of another one as well.
-pub fn directory() -> PathBuf {
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|directory| directory.join("fuzz"));
-    let found = fuzz.into_iter().find(|directory| directory.join("service").is_dir());
-    found.expect("the targets run where they were compiled")
+pub fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let mut fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|directory| directory.join("fuzz"));
+        let found = fuzz.find(|directory| directory.join("service").is_dir());
+        found.expect("the targets run where they were compiled")
+    })
 }
 
 /// The service of `service/master.toml`, read once. Its races are not signed: signatures are random, and with them would be
