@@ -12,6 +12,8 @@ use startgun_core::playbook::PreparedPlaybook;
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
+/// Bytes of an OPT record without options.
+const OPT: usize = 11;
 /// Longest answer over TCP.
 const TCP_LIMIT: usize = u16::MAX as usize;
 
@@ -26,16 +28,15 @@ pub fn dns_query(packet: &[u8]) {
         Verdict::Ignore => assert_eq!(over_tcp, None, "silence over UDP, so over TCP"),
         Verdict::Error(code) => {
             let over_udp = answer::error(packet, code, Vec::new());
-            // No longer than the packet, but for the OPT record that a code needs for its upper bits.
-            let opt = if code.is_ext() { 11 } else { 0 };
-            check_head(packet, &over_udp, packet.len() + opt);
+            // No longer than the packet but for an OPT record, which some codes need and one that is cut short gets whole.
+            check_head(packet, &over_udp, packet.len() + OPT);
             read(&over_udp);
             assert_eq!(over_tcp, Some(over_udp), "the same error");
         }
         Verdict::Cookie(_) => {
             let answer = over_tcp.expect("an answer over TCP");
             // A header, an OPT record and a cookie of both.
-            check_head(packet, &answer, 12 + 11 + 4 + CLIENT_COOKIE + SERVER_COOKIE);
+            check_head(packet, &answer, 12 + OPT + 4 + CLIENT_COOKIE + SERVER_COOKIE);
             read(&answer);
         }
         Verdict::Query(query) => {
