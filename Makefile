@@ -59,5 +59,7 @@ conformance:
 check-authority:
 	$(CARGO) build --release --locked -p startgun
 	scripts/check-authority --install $(ARGS)
+	scripts/check-authority
+
 fuzz:
 	scripts/fuzz $(ARGS)

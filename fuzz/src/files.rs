@@ -1,11 +1,9 @@
 //! Files that operators write.
 
-use super::service::service;
 use domain::base::Rtype;
 use domain::base::iana::Class;
-use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{CanonicalName, Query, Verdict};
-use startgun_core::master::{Service, central};
+use startgun_core::master::Service;
 use startgun_lab::scenario::Scenario;
 use std::path::{Path, PathBuf};
 
@@ -93,9 +91,7 @@ fn ask(service: &Service, owner: &CanonicalName, rtype: Rtype) {
     packet.extend_from_slice(&Class::IN.to_int().to_be_bytes());
     packet.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]);
     let Verdict::Query(query) = Query::parse(&packet) else { panic!("a query about {owner} {rtype}") };
-    let cookies = CookieSecrets::default();
-    let stream = super::service::stream(&cookies);
-    let over_tcp = central::answer_tcp(service, &packet, &stream, Vec::new()).expect("an answer");
+    let over_tcp = super::dns::over_tcp(service, &packet).expect("an answer");
     super::answers::check(&query, &over_tcp, usize::from(u16::MAX));
     super::dns::over_udp(service, &query);
 }
@@ -122,7 +118,6 @@ pub fn scenario(bytes: &[u8]) {
 pub fn configuration(bytes: &[u8]) {
     let Some(text) = core::str::from_utf8(bytes).ok().filter(|_| !names_a_device(bytes)) else { return };
     // Relative paths lead to the service's zones and keys.
-    let _ = service();
     let path = super::service::directory().join("service/fuzzed.toml");
     match startgun::config::check_text(&path, text, false) {
         Ok(summary) => assert!(!summary.to_string().is_empty()),

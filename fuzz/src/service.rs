@@ -1,16 +1,17 @@
 //! What the targets serve: zones of every shape, and raced names of every kind, by a configuration as an operator writes it.
 
-use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::master::SharedService;
-use startgun_core::master::central::Stream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// The directory of this package; its sources are compiled into a test of another one as well.
-pub fn directory() -> PathBuf {
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|directory| directory.join("fuzz"));
-    let found = fuzz.into_iter().find(|directory| directory.join("service").is_dir());
-    found.expect("the targets run where they were compiled")
+pub fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let mut fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|directory| directory.join("fuzz"));
+        let found = fuzz.find(|directory| directory.join("service").is_dir());
+        found.expect("the targets run where they were compiled")
+    })
 }
 
 /// The service of `service/master.toml`, read once. Its races are not signed: signatures are random, and with them would be
@@ -25,9 +26,4 @@ pub fn service() -> SharedService {
         }
     };
     SERVICE.get_or_init(load).clone()
-}
-
-/// A stream on which somebody asks.
-pub(super) fn stream(cookies: &CookieSecrets) -> Stream<'_> {
-    Stream { peer: [192, 0, 2, 1].into(), keepalive: Some(100), cookies, unix_s: 1_795_000_000 }
 }
