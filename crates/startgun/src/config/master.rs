@@ -144,7 +144,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     listeners.add(&root, "control_listen", Transport::Tcp);
     listeners.add(&root, "fast_path_listen", Transport::Udp);
     listeners.add(&root, "http_listen", Transport::Tcp);
-    let (service_addresses, even_delay) = read_services(&root, &mut listeners);
+    let (service_addresses, even_delay) = read_services(&root, fast_path_listen, &mut listeners);
     let streams = read_streams(&root, &service_addresses, &mut listeners);
     let mut records_left = RECORDS_MAX;
     let (zones, signers, zones_complete) = read_zones(&root, &mut records_left);
@@ -177,7 +177,11 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
 }
 
 /// The service addresses, and which of them hold their central answers.
-fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> (Vec<SocketAddr>, Vec<u16>) {
+fn read_services(
+    root: &Section<'_>,
+    fast_path: Option<SocketAddr>,
+    listeners: &mut Listeners,
+) -> (Vec<SocketAddr>, Vec<u16>) {
     let sections = root.sections("service", MAX_SERVICES);
     if sections.is_empty() && root.value("service").is_none() {
         root.missing::<()>("service", "at least one [[service]] with the address that resolvers ask");
@@ -189,6 +193,14 @@ fn read_services(root: &Section<'_>, listeners: &mut Listeners) -> (Vec<SocketAd
             let why = "the service address is what the resolver asked, and agents answer from it";
             let address = value.exact_address(why)?;
             listeners.claim(&value, address, Transport::Both);
+            // Agents prove it by a packet from it to the fast path, which is of one family only.
+            if fast_path.is_some_and(|fast_path| fast_path.is_ipv4() != address.is_ipv4()) {
+                let kind = if address.is_ipv4() { "an IPv6" } else { "an IPv4" };
+                value.warn(
+                    format!("{address} beside {kind} fast_path_listen"),
+                    "both of one kind: nobody can race for it",
+                );
+            }
             Some(address)
         });
         if is_even && address.is_some() {

@@ -412,3 +412,14 @@ fn faults_and_tables_are_bounded() {
     );
     assert_eq!(said(&AGENT.replace("\n\n[fleet]", &format!("\nstatus_socket = \"{path}\"\n[fleet]"))), expected);
 }
+
+#[test]
+fn a_service_address_that_no_agent_can_prove_is_warned_of() {
+    let text = MASTER.replace("[[service]]", "[[service]]\naddress = \"[2001:db8::53]:53\"\n[[service]]");
+    let warned = said(&text);
+    let line = warned.lines().next().expect("a warning");
+    assert!(
+        line.starts_with("warning: f.toml:") && line.contains("[2001:db8::53]:53 beside an IPv4 fast_path_listen"),
+        "{line}"
+    );
+}
