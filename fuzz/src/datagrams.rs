@@ -104,9 +104,9 @@ fn seal(sealer: &mut Sealer, body: &[u8]) -> Vec<u8> {
 }
 
 /// An agent that races, with a clock that is set.
-pub struct Site {
-    pub agent: Agent,
-    pub now: LocalTime,
+pub(super) struct Site {
+    pub(super) agent: Agent,
+    pub(super) now: LocalTime,
     sealers: [Sealer; 2],
     opener: Opener,
     departures: u64,
@@ -115,7 +115,7 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new() -> Site {
+    pub(super) fn new() -> Site {
         let now = LocalTime::from_nanos(3_000_000_000);
         let config = AgentConfig {
             site: "site0".into(),
@@ -182,7 +182,7 @@ impl Site {
     }
 
     /// Does what the agent says, until it says nothing more.
-    pub fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         for _ in 0..OUTPUTS {
             match self.agent.poll_output() {
                 None => return,
