@@ -222,9 +222,9 @@ impl<'a> Edns<'a> {
     }
 }
 
-/// Whether these bytes begin with an OPT record: the root's name, type 41.
+/// Whether these bytes begin with the fixed part of an OPT record: the root's name, type 41, and what follows.
 fn begins_with_opt(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0, 0, 41])
+    bytes.len() >= OPT_FIXED && bytes.starts_with(&[0, 0, 41])
 }
 
 /// Of a packet that is no well-formed query: its question, where that is whole, and whether an OPT record follows.
