@@ -24,13 +24,17 @@ const TLS: SocketAddr = SocketAddr::new(SERVICE.ip(), 853);
 /// The master's table; the handshake's time-out is short enough to wait for.
 const TABLE: &str = "[tcp]\nmessage_timeout_ms = 1000\n[tls]\ncertificate = \"dns.crt\"\nkey = \"dns.key\"\n";
 
-const TESTS: [(&str, Test); 7] = [
+/// The option of RFC 7830.
+const PADDING: u16 = 12;
+
+const TESTS: [(&str, Test); 8] = [
     (
         "queries_over_tls_are_answered_and_validate_their_source",
         queries_over_tls_are_answered_and_validate_their_source,
     ),
     ("tls_1_2_and_1_3_with_and_without_alpn", tls_1_2_and_1_3_with_and_without_alpn),
     ("a_session_is_resumed", a_session_is_resumed),
+    ("who_pads_its_queries_gets_padded_answers", who_pads_its_queries_gets_padded_answers),
     ("what_is_no_handshake_is_cut_off_and_counted", what_is_no_handshake_is_cut_off_and_counted),
     (
         "a_new_certificate_is_taken_over_and_a_faulty_one_is_not",
@@ -182,6 +186,28 @@ fn a_session_is_resumed() -> Result<(), String> {
     Ok(())
 }
 
+fn who_pads_its_queries_gets_padded_answers() -> Result<(), String> {
+    let fleet = master()?;
+    let mut client = connected(&fleet);
+    let padded = |name: &str, rtype| dns::query_with_option(1, name, rtype, PADDING, &[0; 77]);
+    // Some 300 bytes of text, an address and a name that is not there look alike.
+    let names = [(PLAIN, dns::TXT), ("ns.example.org", dns::A), ("none.example.org", dns::A), (RACED, dns::A)];
+    for (name, rtype) in names {
+        client.send(&framed(&[padded(name, rtype)]));
+        let answer = client.receive().expect("an answer");
+        assert_eq!((answer.len(), dns::option(&answer, PADDING).is_some()), (468, true), "{name}");
+    }
+    client.send(&framed(&[dns::query_with_nsid(2, PLAIN, dns::TXT)]));
+    let answer = client.receive().expect("an answer");
+    assert!(answer.len() < 400 && dns::option(&answer, PADDING).is_none(), "nobody asked for it");
+    // RFC 7830 section 6: not where everybody can read along.
+    let mut plain = Client { stream: connect_to(fleet.client(), SERVICE) };
+    plain.send(&framed(&[padded(PLAIN, dns::TXT)]));
+    let answer = plain.receive().expect("an answer");
+    assert!(answer.len() < 400 && dns::option(&answer, PADDING).is_none(), "{} bytes", answer.len());
+    Ok(())
+}
+
 fn what_is_no_handshake_is_cut_off_and_counted() -> Result<(), String> {
     let fleet = master()?;
     let mut healthy = connected(&fleet);
@@ -296,6 +322,9 @@ fn kdig_and_openssl_find_a_server_as_they_expect() -> Result<(), String> {
     let strict = [&server, "+tls", &authority, &hostname, "+keepopen", PLAIN, "TXT", PLAIN, "TXT"].map(str::to_owned);
     if let Some(text) = run("kdig", &strict.each_ref().map(String::as_str)) {
         assert_eq!(text.matches("two hundred bytes of text").count(), 2, "{text}");
+        // It pads its queries over TLS of its own accord.
+        assert_eq!(text.matches(";; PADDING").count(), 2, "{text}");
+        assert_eq!(text.matches("Received 468 B").count(), 2, "{text}");
         assert!(text.contains("certificate is trusted") || text.contains("TLS session (TLS1.3)"), "{text}");
         assert_eq!(fleet.counter("m1", "connections_tls"), 1);
     }

@@ -19,6 +19,7 @@
 
 mod connection;
 mod conversation;
+mod padding;
 mod places;
 mod pool;
 mod tally;
@@ -75,6 +76,8 @@ pub(super) enum Transport {
 struct Road {
     /// Who is at the other end: server cookies are made for it.
     peer: IpAddr,
+    /// Over TLS, answers are padded for who pads its queries.
+    transport: Transport,
     /// TIMEOUT of edns-tcp-keepalive (RFC 7828), in units of 100 ms; 0 where the client is to close the connection when
     /// it has its answers.
     keepalive: u16,
@@ -309,9 +312,15 @@ impl Server {
     }
 
     /// The answer to a message, in `buffer`; `None` for silence. `is_last`: the connection ends after it.
-    fn answer(&self, message: &[u8], peer: IpAddr, is_last: bool, buffer: Vec<u8>) -> Option<Vec<u8>> {
+    fn answer(
+        &self,
+        message: &[u8],
+        (peer, transport): (IpAddr, Transport),
+        is_last: bool,
+        buffer: Vec<u8>,
+    ) -> Option<Vec<u8>> {
         let keepalive = if is_last { 0 } else { self.places.keepalive() };
-        answer(&self.current, message, Road { peer, keepalive }, buffer)
+        answer(&self.current, message, Road { peer, transport, keepalive }, buffer)
     }
 
     /// Lets a source race.
@@ -351,7 +360,11 @@ fn answer(current: &Current, message: &[u8], road: Road, buffer: Vec<u8>) -> Opt
         cookies: &cookies,
         unix_s: (startup::unix_ns() / 1_000_000_000) as u32,
     };
-    central::answer_tcp(&current.service(), message, &stream, buffer)
+    let mut answer = central::answer_tcp(&current.service(), message, &stream, buffer)?;
+    if road.transport == Transport::Tls {
+        padding::pad(message, &mut answer);
+    }
+    Some(answer)
 }
 
 /// A client that does not take its answers gets a reset: closed in order, the kernel would go on offering them for minutes.

@@ -36,6 +36,48 @@ pub fn query_with_nsid(id: u16, name: &str, rtype: u16) -> Vec<u8> {
     message
 }
 
+/// A query with EDNS and one option (RFC 6891 section 6.1.2).
+pub fn query_with_option(id: u16, name: &str, rtype: u16, code: u16, data: &[u8]) -> Vec<u8> {
+    let mut message = query(id, name, rtype);
+    message[11] = 1;
+    message.extend([0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0]);
+    for word in [4 + data.len() as u16, code, data.len() as u16] {
+        message.extend(word.to_be_bytes());
+    }
+    message.extend(data);
+    message
+}
+
+/// What an option of the message holds; `None` where the message has no such option.
+pub fn option(message: &[u8], code: u16) -> Option<&[u8]> {
+    let word = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
+    let mut at = 12;
+    for number in 0..(2..6).map(|count| word(2 * count)).sum() {
+        // A name ends with the root or with a pointer.
+        while !matches!(message[at], 0 | 0xc0..) {
+            at += 1 + usize::from(message[at]);
+        }
+        at += if message[at] == 0 { 1 } else { 2 };
+        if number < word(4) {
+            at += 4;
+            continue;
+        }
+        let end = at + 10 + usize::from(word(at + 8));
+        if word(at) == 41 {
+            let mut options = at + 10;
+            while options < end {
+                let data = options + 4..options + 4 + usize::from(word(options + 2));
+                if word(options) == code {
+                    return Some(&message[data]);
+                }
+                options = data.end;
+            }
+        }
+        at = end;
+    }
+    None
+}
+
 /// The message's RCODE.
 pub fn rcode(message: &[u8]) -> u8 {
     message[3] & 15

@@ -87,8 +87,9 @@ where
 /// Answers what has arrived; how many messages. Whoever asks over a connection has shown that it receives what is sent to
 /// its address, and may race from then on.
 fn answer_messages(conversation: &mut Conversation, peer: IpAddr, transport: Transport, server: &Server) -> u32 {
-    let answered = conversation
-        .handle_messages(Instant::now(), |message, is_last, buffer| server.answer(message, peer, is_last, buffer));
+    let answered = conversation.handle_messages(Instant::now(), |message, is_last, buffer| {
+        server.answer(message, (peer, transport), is_last, buffer)
+    });
     if answered > 0 {
         server.tally.add(tally::queries(transport), u64::from(answered));
         server.validate(peer);
