@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,10 @@ use support::fleet::{Fleet, Options, PLAIN, SERVICE};
 use support::stream::{Client, Ending, PATIENCE, connect, framed, id_of, query};
 use support::{Test, dns, wait_for};
 
-const TESTS: [(&str, Test); 9] = [
+/// The option edns-tcp-keepalive (RFC 7828).
+const KEEPALIVE: u16 = 11;
+
+const TESTS: [(&str, Test); 10] = [
     ("pipelined_and_split_queries_are_answered_in_order", pipelined_and_split_queries_are_answered_in_order),
     ("who_closes_its_side_still_gets_its_answers", who_closes_its_side_still_gets_its_answers),
     ("nonsense_ends_a_connection_after_the_earlier_answers", nonsense_ends_a_connection_after_the_earlier_answers),
@@ -21,6 +24,7 @@ const TESTS: [(&str, Test); 9] = [
     ("a_client_that_does_not_read_is_cut_off", a_client_that_does_not_read_is_cut_off),
     ("the_last_query_of_a_connection_is_answered", the_last_query_of_a_connection_is_answered),
     ("the_idlest_connection_makes_room", the_idlest_connection_makes_room),
+    ("clients_are_told_how_long_they_may_stay", clients_are_told_how_long_they_may_stay),
     ("without_descriptors_it_waits_and_makes_room", without_descriptors_it_waits_and_makes_room),
     ("dig_and_kdig_keep_a_connection_open", dig_and_kdig_keep_a_connection_open),
 ];
@@ -213,6 +217,49 @@ fn the_idlest_connection_makes_room() -> Result<(), String> {
     assert_eq!(fleet.counter("m1", "connections_closed_for_another"), 2);
     fleet.wait_for_counter("m1", "connections_closed_idle", 1);
     assert!([0, 3, 4, 5].iter().all(|number| clients[*number].is_open()), "they were promised a minute");
+    Ok(())
+}
+
+/// What a connection is told in edns-tcp-keepalive (RFC 7828 section 3.1), in units of 100 ms.
+fn told(client: &mut Client<TcpStream>) -> Option<u16> {
+    client.send(&framed(&[dns::query_with_option(1, PLAIN, dns::TXT, KEEPALIVE, &[])]));
+    let answer = client.receive().expect("an answer");
+    let timeout = dns::option(&answer, KEEPALIVE)?;
+    Some(u16::from_be_bytes(timeout.try_into().expect("two bytes")))
+}
+
+fn clients_are_told_how_long_they_may_stay() -> Result<(), String> {
+    let fleet = master(
+        "[tcp]\nmax_connections = 8\nmax_connections_per_prefix = 8\nidle_timeout_ms = 60000\n\
+         max_queries_per_connection = 3",
+    )?;
+    let mut first = connect(fleet.client());
+    assert_eq!(told(&mut first), Some(600));
+    // Who does not ask is told nothing; nor is anybody over UDP (RFC 7828 section 3.2.1).
+    first.send(&framed(&[dns::query_with_nsid(2, PLAIN, dns::TXT)]));
+    assert_eq!(dns::option(&first.receive().expect("an answer"), KEEPALIVE), None);
+    let socket = fleet.client_socket();
+    socket.send_to(&dns::query_with_option(3, PLAIN, dns::TXT, KEEPALIVE, &[]), SERVICE).expect("sent");
+    let answers = dns::receive_all(&socket, Duration::from_millis(200));
+    assert_eq!(answers.iter().map(|(answer, _, _)| dns::option(answer, KEEPALIVE)).collect::<Vec<_>>(), [None]);
+    assert_eq!(told(&mut first), Some(0), "that was its last query");
+    assert_eq!(first.receive_rest(), (Vec::new(), Ending::Closed));
+    drop(first);
+    let open = || fleet.status("m1").expect("a status")["streams"]["open_tcp"].as_u64();
+    wait_for("its place is free again", PATIENCE, || (open() == Some(0)).then_some(()));
+
+    // Up to three quarters of the places cost nobody anything; of the last two, one is left, then none.
+    let mut told_in_turn = Vec::new();
+    let mut clients: Vec<Client<TcpStream>> = Vec::new();
+    for _ in 0..8 {
+        clients.push(connect(fleet.client()));
+        told_in_turn.push(told(clients.last_mut().expect("one")));
+    }
+    assert_eq!(told_in_turn, [600, 600, 600, 600, 600, 600, 300, 0].map(Some));
+    // What was told is what happens: the last one, idle, is closed within a second and not within a minute.
+    assert_eq!(clients[7].receive_rest(), (Vec::new(), Ending::Closed));
+    assert!(clients[..7].iter().all(Client::is_open));
+    fleet.wait_for_counter("m1", "connections_closed_idle", 1);
     Ok(())
 }
 
