@@ -138,6 +138,27 @@ async fn a_master_and_an_agent_of_one_fleet_meet() {
 }
 
 #[tokio::test]
+async fn an_older_tls_is_refused_though_dns_over_tls_speaks_it() {
+    let scratch = world();
+    let (ours, tokyo) = (of(&scratch, "m1"), of(&scratch, "tokyo"));
+    // All is well with this agent but its version.
+    let verifier = ClientTls::load(&tokyo, "m1").expect("loaded").verifier();
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(&tokyo.key).expect("a key");
+    let of_version = |version| {
+        let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]);
+        let builder = builder.expect("a version").dangerous().with_custom_certificate_verifier(verifier.clone());
+        let chain = certificates(&tokyo.certificate).expect("a chain");
+        let mut config = builder.with_client_auth_cert(chain, key.clone_key()).expect("a pair");
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Arc::new(config)
+    };
+    let outcome = shake(server(&ours), of_version(&rustls::version::TLS12)).await;
+    assert_eq!(outcome.client.expect_err("refused"), Refusal::ByPeer("ProtocolVersion".to_owned()));
+    assert!(outcome.server.is_err());
+    assert!(shake(server(&ours), of_version(&rustls::version::TLS13)).await.server.is_ok());
+}
+
+#[tokio::test]
 async fn every_session_exports_another_secret() {
     let scratch = world();
     let (server, client) = (server(&of(&scratch, "m1")), client(&of(&scratch, "tokyo"), "m1"));
