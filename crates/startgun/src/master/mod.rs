@@ -5,6 +5,7 @@
 
 mod control;
 mod reload;
+mod secondary;
 mod shards;
 mod signing;
 mod tcp;
@@ -16,6 +17,7 @@ use crate::status::{Answer, Document, MasterDocument, RaceDocument, Request};
 use crate::{config, host_time, startup, status};
 use control::RosterHandle;
 use reload::{Current, Reloaded, Reloader};
+use secondary::Notices;
 use shards::{ShardInput, ShardParts};
 use startgun_core::clock::host::UtcOnRace;
 use startgun_core::dns::cookie::{CookieSecrets, SECRET};
@@ -61,16 +63,23 @@ pub fn run(path: &Path) -> Result<(), String> {
     if let Err(error) = &observer {
         tracing::warn!(%error, "source self-tests only see challenges that the kernel delivers");
     }
+    let has_secondaries = service.transfers.zones.values().any(|zone| !zone.primaries.is_empty());
+    if has_secondaries {
+        let user = config.host.user.as_deref();
+        startup::state_directory(&config.host.state_dir, user)?;
+        startup::state_directory(config::Copies::new(&config.host.state_dir).directory(), user)?;
+    }
     // A hardware clock's device is opened while privileges are there.
     let reader = HostTimeReader::new(config.host_time.clone());
     startup::drop_privileges(config.host.user.as_deref())?;
 
     let (roster_handle, events) = RosterHandle::new();
     let challenges = roster_handle.clone();
-    let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes));
+    let notices = Notices::default();
+    let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes), &notices);
     let (shards, threads) = started.map_err(|error| format!("starting threads: {error}"))?;
     let current = Current::new(Arc::new(config.clone()), Arc::clone(&service), cookies);
-    let (streams, streams_thread) = front.spawn(current.clone(), shards.clone())?;
+    let (streams, streams_thread) = front.spawn(current.clone(), shards.clone(), notices.clone())?;
     let stopping = shards.clone();
     let roster = Roster::new(
         RosterConfig {
@@ -98,9 +107,10 @@ pub fn run(path: &Path) -> Result<(), String> {
         tokio::task::spawn_local(host_time::watch(reader, clock.clone(), host_clock.clone(), tell));
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         let (path, roster) = (path.to_owned(), roster_handle);
-        let reloader = Reloader { path, current, epoch, seed, shards, roster, streams, turn };
+        let reloader = Reloader { path, current, epoch, seed, shards, roster, streams, notices, turn };
         tokio::task::spawn_local(reloader.clone().on_hangup());
         tokio::task::spawn_local(signing::renew(reloader.clone()));
+        tokio::task::spawn_local(secondary::run(reloader.clone(), clock.clone()));
         let describe = Describe { host_clock, started: Instant::now(), reloader };
         listeners.serve(tls, &describe).await?;
         tracing::info!(master = describe.reloader.current.config().host.name, "ready");
@@ -290,6 +300,7 @@ impl Describe {
             agent.lateness = snapshot.lateness.get(&agent.slot).and_then(Histogram::quantiles);
         }
         let counters = snapshot.counters.into_iter().chain(self.reloader.streams.counters());
+        let counters = counters.chain(self.reloader.notices.counters());
         Document::Master(MasterDocument {
             name: config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -300,6 +311,7 @@ impl Describe {
             host_clock: self.host_clock.get(),
             agents,
             races: races.collect(),
+            secondaries: self.reloader.notices.documents(),
             open_races: snapshot.open_races,
             streams: self.reloader.streams.document(),
             counters: counters.map(|(name, count)| (name.to_owned(), count)).collect(),

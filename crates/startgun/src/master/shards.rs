@@ -4,6 +4,7 @@
 //! sent, and sleeps until a packet, a message or a timer. Nothing is shared with the other threads but the configuration;
 //! a figure for `status` is copied out twice a second.
 
+use super::secondary::Notices;
 use crate::startup;
 use startgun_core::clock::host::UtcOnRace;
 use startgun_core::histogram::Histogram;
@@ -175,6 +176,7 @@ pub(super) fn spawn(
     parts: Vec<ShardParts>,
     clock: &HostClock,
     challenge: impl Fn(SocketAddr, &[u8]) + Clone + Send + 'static,
+    notices: &Notices,
 ) -> io::Result<(Shards, Vec<JoinHandle<()>>)> {
     let mut mailboxes = Vec::new();
     let mut threads = Vec::new();
@@ -185,6 +187,7 @@ pub(super) fn spawn(
         let thread = ShardThread {
             parts,
             inputs,
+            notices: notices.clone(),
             clock: clock.clone(),
             waker: waker.clone(),
             snapshot: Arc::clone(&snapshot),
@@ -203,6 +206,7 @@ pub(super) fn spawn(
 struct ShardThread {
     parts: ShardParts,
     inputs: Receiver<ShardInput>,
+    notices: Notices,
     clock: HostClock,
     waker: Waker,
     snapshot: Arc<Mutex<Snapshot>>,
@@ -255,6 +259,9 @@ impl ShardThread {
         self.parts.shard.handle_timeout(self.clock.now());
         self.perform_outputs();
         self.take_stamps();
+        while let Some(apex) = self.parts.shard.poll_notified() {
+            self.notices.changed(apex);
+        }
     }
 
     /// `true` when it is time to stop.

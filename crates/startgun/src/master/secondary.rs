@@ -1,0 +1,393 @@
+//! Zones that other servers have a part in: secondaries' zones are kept up to date, and secondaries of ours are told.
+//!
+//! One task on the control plane decides when ([`Refresh`] says so for each zone); a check, which waits for primaries, reads
+//! and writes millions of records, has a thread of its own. Another version takes the old one's place as a reload does
+//! ([`Reloader::replace_zone`]): all or nothing, beside the shards.
+//!
+//! ```text
+//!  NOTIFY (shards, TCP) ──┐                 ┌─ thread: primaries ▶ staged copy ▶ checked ─┐
+//!  reload ─────────────── ├─▶ Secondaries ──┤                                             ├─▶ replace_zone ─▶ Notifier
+//!  timers ────────────────┘        ▲        └─ nothing newer: the copy is confirmed ──────┘
+//!                                  └─────────────────────────────┘
+//! ```
+
+mod check;
+mod copy;
+mod notify;
+
+use super::reload::Reloader;
+use crate::config::Copies;
+use crate::status::SecondaryDocument;
+use check::{Found, Job, check};
+use notify::Notifier;
+use startgun_core::dns::CanonicalName;
+use startgun_core::dns::transfer::{Peer, Refresh, SoaTimers, Timer};
+use startgun_core::master::Counters;
+use startgun_core::time::{LocalTime, Span};
+use startgun_net::host_clock::HostClock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, oneshot};
+
+/// Checks at a time: each may have a zone in memory twice, and a primary is not asked for everything at once.
+const CHECKS_MAX: usize = 8;
+/// The longest sleep, should the two clocks differ: `status` is made anew as well.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// A primary confirmed a zone, or sent another version that is served.
+const CHECKS: &str = "zone_checks";
+/// No primary did.
+const CHECKS_FAILED: &str = "zone_checks_failed";
+/// A zone was received whole.
+const TRANSFERS_WHOLE: &str = "transfers_in_whole";
+/// Differences were received.
+const TRANSFERS_OF_DIFFERENCES: &str = "transfers_in_differences";
+
+/// What others have to say to [`Secondaries`], and what it shows.
+#[derive(Clone, Default)]
+pub(super) struct Notices(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    pending: Mutex<Pending>,
+    wake: tokio::sync::Notify,
+    shown: Mutex<Vec<SecondaryDocument>>,
+    counters: Mutex<Counters>,
+}
+
+/// What was said since it was last taken.
+#[derive(Default)]
+struct Pending {
+    /// Zones of which a primary says that they have changed: no more than there are in the configuration.
+    changed: BTreeSet<CanonicalName>,
+    reloaded: bool,
+}
+
+impl Notices {
+    /// A primary says that a zone has changed.
+    pub(super) fn changed(&self, apex: CanonicalName) {
+        locked(&self.0.pending).changed.insert(apex);
+        self.0.wake.notify_one();
+    }
+
+    /// Another configuration is served.
+    pub(super) fn reloaded(&self) {
+        locked(&self.0.pending).reloaded = true;
+        self.0.wake.notify_one();
+    }
+
+    /// What `status` shows.
+    pub(super) fn documents(&self) -> Vec<SecondaryDocument> {
+        locked(&self.0.shown).clone()
+    }
+
+    /// What was counted since the start. docs/operations.md explains each.
+    pub(super) fn counters(&self) -> Counters {
+        locked(&self.0.counters).clone()
+    }
+
+    fn count(&self, name: &'static str) {
+        *locked(&self.0.counters).entry(name).or_default() += 1;
+    }
+
+    fn take(&self) -> Pending {
+        std::mem::take(&mut locked(&self.0.pending))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One zone that is transferred from elsewhere.
+struct Secondary {
+    primaries: Vec<Peer>,
+    refresh: Refresh,
+    is_checked_now: bool,
+    /// Whether word of a change came, which the next check is about.
+    is_notified: bool,
+    /// Who answered last.
+    primary: Option<SocketAddr>,
+    checked_at: Option<LocalTime>,
+    error: Option<String>,
+}
+
+/// How a check ended.
+struct Ended {
+    apex: CanonicalName,
+    result: Result<Confirmed, String>,
+}
+
+/// A zone that is as its primary has it.
+struct Confirmed {
+    primary: SocketAddr,
+    timers: SoaTimers,
+}
+
+/// All of them.
+struct Secondaries {
+    reloader: Reloader,
+    clock: HostClock,
+    copies: Copies,
+    zones: BTreeMap<CanonicalName, Secondary>,
+    checks: usize,
+    ended: mpsc::Sender<Ended>,
+    notifier: Notifier,
+}
+
+/// Keeps secondaries' zones up to date until the process ends. Must run within a `LocalSet`.
+pub(super) async fn run(reloader: Reloader, clock: HostClock) {
+    let copies = Copies::new(&reloader.current.config().host.state_dir);
+    let (ended, mut endings) = mpsc::channel(CHECKS_MAX);
+    let notices = reloader.notices.clone();
+    let notifier = Notifier::default();
+    let mut all = Secondaries { reloader, clock, copies, zones: BTreeMap::new(), checks: 0, ended, notifier };
+    all.configure();
+    loop {
+        all.expire().await;
+        all.begin_checks();
+        all.notifier.begin();
+        all.show();
+        let sleep = all.until_next().min(SLEEP_MAX);
+        tokio::select! {
+            () = notices.0.wake.notified() => {
+                let pending = notices.take();
+                if pending.reloaded {
+                    all.configure();
+                }
+                pending.changed.iter().for_each(|apex| all.notified(apex));
+            }
+            Some(ended) = endings.recv() => all.check_ended(ended),
+            () = tokio::time::sleep(sleep) => {}
+        }
+    }
+}
+
+impl Secondaries {
+    /// Takes over what the configuration says now. Zones that stay keep their timers, and are checked where their primaries
+    /// have changed.
+    fn configure(&mut self) {
+        let now = self.clock.now();
+        let service = self.reloader.current.service();
+        let mut before = std::mem::take(&mut self.zones);
+        for (apex, policy) in service.transfers.zones.iter().filter(|(_, policy)| !policy.primaries.is_empty()) {
+            let primaries = policy.primaries.clone();
+            let zone = match before.remove(apex) {
+                Some(mut zone) => {
+                    if !is_same(&zone.primaries, &primaries) {
+                        zone.refresh.handle_notify(now);
+                    }
+                    Secondary { primaries, ..zone }
+                }
+                None => Secondary {
+                    primaries,
+                    refresh: self.refresh_of(apex, now),
+                    is_checked_now: false,
+                    is_notified: false,
+                    primary: None,
+                    checked_at: None,
+                    error: None,
+                },
+            };
+            self.zones.insert(apex.clone(), zone);
+        }
+        self.notifier.compare(&service);
+    }
+
+    /// The timers of a zone that is new here: by its copy, where that is served.
+    fn refresh_of(&self, apex: &CanonicalName, now: LocalTime) -> Refresh {
+        let service = self.reloader.current.service();
+        let soa = service.zones.zone(apex.as_bytes()).and_then(|zone| zone.soa_record());
+        let timers = soa.and_then(|soa| SoaTimers::of(&soa.data));
+        match (timers, self.copies.age(apex)) {
+            (Some(timers), Some(age)) => Refresh::with_copy(now, timers, span(age)),
+            _ => Refresh::new(now),
+        }
+    }
+
+    fn notified(&mut self, apex: &CanonicalName) {
+        let now = self.clock.now();
+        if let Some(zone) = self.zones.get_mut(apex) {
+            zone.is_notified = true;
+            zone.refresh.handle_notify(now);
+        }
+    }
+
+    /// Answers no more for what no primary has confirmed in time. A check that is under way is waited for: it may be bringing
+    /// what is missing, and no primary can hold it up for long.
+    async fn expire(&mut self) {
+        let now = self.clock.now();
+        let is_due = |zone: &Secondary| !zone.is_checked_now && zone.refresh.expire_at().is_some_and(|at| at <= now);
+        let due: Vec<CanonicalName> =
+            self.zones.iter().filter(|(_, zone)| is_due(zone)).map(|(apex, _)| apex.clone()).collect();
+        for apex in due {
+            if let Some(zone) = self.zones.get_mut(&apex) {
+                let _ = zone.refresh.handle_timeout(now);
+            }
+            match self.reloader.replace_zone(&apex, None, || Ok(())).await {
+                Ok(()) => {
+                    tracing::error!(zone = %apex, "the zone has expired: no primary has confirmed it; answering SERVFAIL")
+                }
+                Err(error) => {
+                    tracing::error!(zone = %apex, error, "the zone has expired, and is answered for all the same")
+                }
+            }
+        }
+    }
+
+    /// Starts the checks that are due, those that have waited longest first.
+    fn begin_checks(&mut self) {
+        let now = self.clock.now();
+        let is_due = |zone: &Secondary| {
+            let has_expired = zone.refresh.expire_at().is_some_and(|at| at <= now);
+            !zone.is_checked_now && zone.refresh.check_at() <= now && !has_expired
+        };
+        let mut due: Vec<(LocalTime, CanonicalName)> = self
+            .zones
+            .iter()
+            .filter(|(_, zone)| is_due(zone))
+            .map(|(apex, zone)| (zone.refresh.check_at(), apex.clone()))
+            .collect();
+        due.sort_unstable();
+        for (_, apex) in due.into_iter().take(CHECKS_MAX.saturating_sub(self.checks)) {
+            let Some(zone) = self.zones.get_mut(&apex) else { continue };
+            if zone.refresh.handle_timeout(now) != Some(Timer::Check) {
+                continue;
+            }
+            zone.is_checked_now = true;
+            self.checks += 1;
+            let service = self.reloader.current.service();
+            let served = service.zones.zone(apex.as_bytes()).filter(|zone| zone.has_data());
+            let job = Job {
+                own: served.map(|zone| zone.serial()),
+                primaries: zone.primaries.clone(),
+                asks_all: std::mem::take(&mut zone.is_notified),
+                copies: self.copies.clone(),
+                apex: apex.clone(),
+            };
+            let (reloader, ended) = (self.reloader.clone(), self.ended.clone());
+            tokio::task::spawn_local(async move {
+                let result = perform(&reloader, job).await;
+                // Nobody waits for it only when the process ends.
+                let _ = ended.send(Ended { apex, result }).await;
+            });
+        }
+    }
+
+    fn check_ended(&mut self, Ended { apex, result }: Ended) {
+        self.checks -= 1;
+        let now = self.clock.now();
+        self.notifier.compare(&self.reloader.current.service());
+        // It may have been taken out of the configuration meanwhile.
+        let Some(zone) = self.zones.get_mut(&apex) else { return };
+        zone.is_checked_now = false;
+        zone.checked_at = Some(now);
+        match result {
+            Ok(Confirmed { primary, timers }) => {
+                self.reloader.notices.count(CHECKS);
+                zone.refresh.handle_success(now, timers);
+                zone.primary = Some(primary);
+                zone.error = None;
+            }
+            Err(error) => {
+                self.reloader.notices.count(CHECKS_FAILED);
+                tracing::warn!(zone = %apex, error, "the zone could not be brought up to date");
+                zone.refresh.handle_failure(now);
+                zone.error = Some(error);
+            }
+        }
+        if zone.is_notified {
+            zone.refresh.handle_notify(now);
+        }
+    }
+
+    fn until_next(&self) -> Duration {
+        let now = self.clock.now();
+        let next =
+            self.zones.values().filter(|zone| !zone.is_checked_now).map(|zone| zone.refresh.poll_timeout()).min();
+        // While no check may begin, the end of one wakes the task.
+        let waits = self.checks >= CHECKS_MAX;
+        let next = next.filter(|_| !waits).map_or(SLEEP_MAX, |at| duration(at - now));
+        self.notifier.until_next().map_or(next, |at| at.min(next))
+    }
+
+    fn show(&self) {
+        let (now, service) = (self.clock.now(), self.reloader.current.service());
+        let documents = self.zones.iter().map(|(apex, zone)| {
+            let served = service.zones.zone(apex.as_bytes()).filter(|zone| zone.has_data());
+            SecondaryDocument {
+                name: apex.to_string(),
+                serial: served.map(|zone| zone.serial()),
+                primaries: zone.primaries.iter().map(|peer| peer.address).collect(),
+                primary: zone.primary,
+                is_checked_now: zone.is_checked_now,
+                checked_s_ago: zone.checked_at.map(|at| duration(now - at).as_secs()),
+                next_check_in_s: duration(zone.refresh.check_at() - now).as_secs(),
+                expires_in_s: zone.refresh.expire_at().map(|at| duration(at - now).as_secs()),
+                error: zone.error.clone(),
+            }
+        });
+        let documents = documents.collect();
+        *locked(&self.reloader.notices.0.shown) = documents;
+    }
+}
+
+/// One check, and what follows from it.
+async fn perform(reloader: &Reloader, job: Job) -> Result<Confirmed, String> {
+    let (apex, copies) = (job.apex.clone(), job.copies.clone());
+    let Found { primary, serial, timers, changed } = on_a_thread(move || check(&job)).await?;
+    match changed {
+        None => {
+            // The next start counts from here.
+            if copies.path(&apex).exists() {
+                touch(&copies, &apex);
+            }
+        }
+        Some(changed) => {
+            reloader.notices.count(if changed.by_differences { TRANSFERS_OF_DIFFERENCES } else { TRANSFERS_WHOLE });
+            let form = if changed.by_differences { "differences" } else { "whole" };
+            let records = changed.records.len();
+            reloader.replace_zone(&apex, Some(changed.records), move || changed.staged.commit()).await?;
+            tracing::info!(zone = %apex, %primary, serial, records, form, "transferred");
+        }
+    }
+    Ok(Confirmed { primary, timers })
+}
+
+/// A check ends with the process, however long its primary takes; a thread of tokio's would hold the end up.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let (sender, receiver) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("transfer".into()).spawn(move || {
+        let _ = sender.send(work());
+    });
+    spawned.map_err(|error| format!("starting a thread: {error}"))?;
+    receiver.await.map_err(|_| "the check broke off".to_owned())?
+}
+
+fn touch(copies: &Copies, apex: &CanonicalName) {
+    let path = copies.path(apex);
+    let touched = std::fs::File::options().append(true).open(&path);
+    if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
+        tracing::warn!(zone = %apex, path = %path.display(), %error, "the copy counts as older than it is");
+    }
+}
+
+/// Whether primaries are asked alike.
+fn is_same(left: &[Peer], right: &[Peer]) -> bool {
+    let key = |peer: &Peer| peer.key.as_ref().map(|key| key.name().clone());
+    left.len() == right.len()
+        && left.iter().zip(right).all(|(left, right)| left.address == right.address && key(left) == key(right))
+}
+
+fn span(duration: Duration) -> Span {
+    Span::from_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// A span as a duration; none where it is over.
+fn duration(span: Span) -> Duration {
+    Duration::from_nanos(u64::try_from(span.as_nanos()).unwrap_or(0))
+}
