@@ -171,6 +171,18 @@ pub(super) struct ShardParts {
     pub(super) fast: UdpSocket,
 }
 
+impl ShardParts {
+    fn replace_config(&mut self, config: ShardConfig) {
+        let wanted = config.needs_receipt();
+        for service in &self.services {
+            if let Err(error) = service.stamp_arrivals(wanted) {
+                tracing::warn!(address = %service.address(), %error, "receive timestamps stay as they were");
+            }
+        }
+        self.shard.handle_config(config);
+    }
+}
+
 /// Starts a thread for each shard. `challenge` gets packets on the fast path that look like a self-test's challenge.
 ///
 /// # Errors
@@ -268,7 +280,7 @@ impl ShardThread {
                 Ok(ShardInput::Agent(view)) => self.parts.shard.handle_agent(*view),
                 Ok(ShardInput::AgentGone(slot)) => self.parts.shard.handle_agent_gone(slot),
                 Ok(ShardInput::Validated(source)) => self.parts.shard.handle_validated(self.clock.now(), source),
-                Ok(ShardInput::Config(config)) => self.parts.shard.handle_config(*config),
+                Ok(ShardInput::Config(config)) => self.parts.replace_config(*config),
                 Ok(ShardInput::Utc(utc)) => self.parts.shard.handle_utc(utc),
                 Ok(ShardInput::Signal(name, reply)) => {
                     let _ = reply.send(self.parts.shard.handle_signal(self.clock.now(), &name));
