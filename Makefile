@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Passed on to demo, bench-clock, bench-dns and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps test lint bench bench-clock bench-departure clock-scenarios conformance check-authority bench-dns fuzz
+.PHONY: help demo demo-deps sim-vs-lab test lint bench bench-clock bench-departure clock-scenarios conformance check-authority bench-dns fuzz
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -18,11 +18,15 @@ help:
 	@echo "make conformance  answers beside those of BIND, NSD, Knot and PowerDNS, over UDP and TCP (ARGS=--all)"
 	@echo "make check-authority  zonemaster, dnsviz and nmap dns-fuzz on a master in a namespace, as root"
 	@echo "make fuzz       run each fuzz target for a minute, guided by coverage (ARGS=\"--seconds 600 TARGET\")"
+	@echo "make sim-vs-lab  one scenario with real processes and in the simulator, and how far they agree"
 	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
 
 demo:
 	@scripts/demo-deps || echo "make demo: going on with what is installed; without any, a built-in stub asks"
 	$(CARGO) run --release --locked -p startgun -- demo $(ARGS)
+
+sim-vs-lab:
+	$(CARGO) run --release --locked -p startgun -- demo --clients builtin --simulate $(ARGS)
 
 demo-deps:
 	scripts/demo-deps

@@ -78,6 +78,7 @@ impl Master {
             service_addresses: vec![SocketAddr::from(([203, 0, 113, 53], 53))],
             shards: 2,
             fast_path: SocketAddr::from(([0, 0, 0, 0], 8_531)),
+            self_test: None,
             rekey_interval: Span::from_secs(100),
         };
         let now = LocalTime::from_nanos(50_000_000_000);

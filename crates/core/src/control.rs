@@ -93,13 +93,16 @@ pub enum ToAgent {
     },
     /// What the site answers from now on.
     Playbook(Playbook),
-    /// Let a challenge depart to the master's fast path with `service` as source: byte
+    /// Let a challenge depart to the master with `service` as source: byte
     /// [`CHALLENGE`](crate::wire::session::CHALLENGE), then the token.
     SelfTest {
         /// The source to use.
         service: SocketAddr,
         /// What to send.
         token: [u8; 16],
+        /// Where it goes, of the source's family; without it, to the master's fast path.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<SocketAddr>,
     },
     /// How the self-test ended.
     Tested {

@@ -3,6 +3,8 @@
 //! The JSON field names, units and types are an interface; new fields go to the end. All figures are computed here from
 //! plain lists, so that the text, the JSON and the tests cannot disagree about what a percentile is.
 
+pub mod agreement;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -10,6 +12,7 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
+use self::agreement::Agreement;
 use crate::client::QueryRecord;
 use crate::scenario::ClientTruth;
 
@@ -246,6 +249,9 @@ pub struct Report {
     pub attempt_list: Vec<Attempt>,
     /// What a reader should know, in sentences.
     pub notes: Vec<String>,
+    /// The same scenario in the simulator, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
 }
 
 /// How text is drawn.
@@ -289,6 +295,9 @@ impl Report {
         self.write_head(&mut text, style);
         self.write_table(&mut text, style);
         self.write_sentences(&mut text);
+        if let Some(agreement) = &self.agreement {
+            agreement.write(&mut text, style, self.predetermined_delay_ms);
+        }
         text
     }
 

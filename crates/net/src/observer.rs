@@ -11,9 +11,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-/// Sees datagrams to one UDP port that begin with one byte.
+/// Can see datagrams to one UDP port that begin with one byte, once it watches.
 #[derive(Debug)]
 pub struct SourceObserver(OwnedFd);
+
+/// A [`SourceObserver`] that watches.
+#[derive(Debug)]
+pub struct Watching(OwnedFd);
 
 /// A datagram that was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +43,11 @@ const PACKET_OTHERHOST: u32 = 3;
 const SKIPPED_MAX: usize = 64;
 
 impl SourceObserver {
-    /// Watches for datagrams to `udp_port` whose payload begins with `first_payload_byte`.
+    /// Prepares to watch for datagrams to `udp_port` whose payload begins with `first_payload_byte`.
     ///
     /// # Errors
     /// Without CAP_NET_RAW during set-up; the message says so.
     pub fn open(udp_port: u16, first_payload_byte: u8) -> io::Result<Self> {
-        let all = i32::from((libc::ETH_P_ALL as u16).to_be());
         // SAFETY: takes numbers only. No protocol yet, so nothing is queued before the filter is there.
         let made = check(unsafe {
             libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
@@ -62,21 +65,31 @@ impl SourceObserver {
         let program = filter(udp_port, first_payload_byte);
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
         set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?;
+        Ok(SourceObserver(socket))
+    }
+
+    /// Watches from now on, which needs no capability any more. The kernel then shows it every packet that arrives.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn watch(self) -> io::Result<Watching> {
         // SAFETY: an all-zero sockaddr_ll is a valid value.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = all as u16;
+        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: `address` is valid for reading and named with its true size.
         check(unsafe {
             libc::bind(
-                socket.as_raw_fd(),
+                self.0.as_raw_fd(),
                 (&raw const address).cast(),
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         })?;
-        Ok(SourceObserver(socket))
+        Ok(Watching(self.0))
     }
+}
 
+impl Watching {
     /// The next datagram that was seen; `None` when there is none (or nothing but malformed ones so far).
     ///
     /// # Errors
@@ -176,10 +189,12 @@ mod tests {
             let near = UdpSocket::bind(any, Options::default()).expect("a socket");
             let far = UdpSocket::bind(any, Options::default()).expect("a socket");
             let other = UdpSocket::bind(any, Options::default()).expect("a socket");
-            let mut observer = match SourceObserver::open(far.address().port(), 0x5c) {
+            let observer = match SourceObserver::open(far.address().port(), 0x5c) {
                 Ok(observer) => observer,
                 Err(error) => return println!("skipped: {error}"),
             };
+            near.send_to(b"\x5c too early", far.address()).expect("sent");
+            let mut observer = observer.watch().expect("watching");
             near.send_to(b"\x5a not a challenge", far.address()).expect("sent");
             near.send_to(b"\x5c elsewhere", other.address()).expect("sent");
             near.send_to(b"\x5c challenge", far.address()).expect("sent");
@@ -262,7 +277,7 @@ mod tests {
             return Err(reason);
         }
         let socket = UdpSocket::bind(watcher, Options::default()).expect("a socket");
-        let mut observer = SourceObserver::open(watcher.port(), 0x5c).expect("root");
+        let mut observer = SourceObserver::open(watcher.port(), 0x5c).expect("root").watch().expect("watching");
         tell_ready.send(()).map_err(|e| e.to_string())?;
         let mut buffer = [0; 2_048];
         let mut seen = std::collections::BTreeSet::new();

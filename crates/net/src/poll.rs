@@ -46,15 +46,31 @@ impl Waker {
     }
 }
 
+/// Which descriptors of a [`wait`] have something, by their places: a bit for each, more than [`MAX_DESCRIPTORS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready(u128);
+
+impl Ready {
+    /// None: the deadline came first.
+    pub const NONE: Ready = Ready(0);
+    /// Every one may have something, as far as is known.
+    pub const ALL: Ready = Ready(u128::MAX);
+
+    /// Whether the descriptor at this place has something; `false` from [`MAX_DESCRIPTORS`] on.
+    pub fn has(self, place: usize) -> bool {
+        place < MAX_DESCRIPTORS && self.0 >> place & 1 != 0
+    }
+}
+
 /// Waits until one of the descriptors is readable (or has transmit timestamps), or until `CLOCK_MONOTONIC` shows the
-/// deadline. `false` at the deadline. The kernel adds a slack of 0.1 % to the time-out.
+/// deadline: [`Ready::NONE`], as after a signal. The kernel adds a slack of 0.1 % to the time-out.
 ///
 /// # Errors
 /// The kernel's; a signal is none.
 ///
 /// # Panics
 /// With more than [`MAX_DESCRIPTORS`].
-pub fn wait(descriptors: &[BorrowedFd<'_>], deadline_monotonic_ns: Option<i64>) -> io::Result<bool> {
+pub fn wait(descriptors: &[BorrowedFd<'_>], deadline_monotonic_ns: Option<i64>) -> io::Result<Ready> {
     assert!(descriptors.len() <= MAX_DESCRIPTORS, "{} descriptors", descriptors.len());
     let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MAX_DESCRIPTORS];
     for (polled, descriptor) in polled.iter_mut().zip(descriptors) {
@@ -69,8 +85,12 @@ pub fn wait(descriptors: &[BorrowedFd<'_>], deadline_monotonic_ns: Option<i64>) 
     let ready =
         unsafe { libc::ppoll(polled.as_mut_ptr(), descriptors.len() as libc::nfds_t, timeout, std::ptr::null()) };
     match check(ready) {
-        Ok(ready) => Ok(ready > 0),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Ok(_) => {
+            let polled = polled.iter().take(descriptors.len()).enumerate();
+            let has = |(place, polled): (usize, &libc::pollfd)| u128::from(polled.revents != 0) << place;
+            Ok(Ready(polled.map(has).sum()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Ready::NONE),
         Err(error) => Err(error),
     }
 }
@@ -83,11 +103,23 @@ mod tests {
     fn a_waker_wakes_once_until_cleared() {
         let waker = Waker::new().expect("an eventfd");
         let soon = || Some(monotonic_ns() + 5_000_000);
-        assert!(!wait(&[waker.as_fd()], soon()).expect("waited"));
+        assert_eq!(wait(&[waker.as_fd()], soon()).expect("waited"), Ready::NONE);
         waker.wake();
         waker.wake();
-        assert!(wait(&[waker.as_fd()], None).expect("waited"));
+        assert!(wait(&[waker.as_fd()], None).expect("waited").has(0));
         waker.clear();
-        assert!(!wait(&[waker.as_fd()], soon()).expect("waited"));
+        assert_eq!(wait(&[waker.as_fd()], soon()).expect("waited"), Ready::NONE);
+    }
+
+    #[test]
+    fn a_wait_says_which_descriptor_has_something() {
+        let wakers: Vec<Waker> = (0..MAX_DESCRIPTORS).map(|_| Waker::new().expect("an eventfd")).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = wakers.iter().map(AsFd::as_fd).collect();
+        let woken = [1, 64, MAX_DESCRIPTORS - 1];
+        woken.iter().for_each(|place| wakers[*place].wake());
+        let ready = wait(&descriptors, None).expect("waited");
+        let has: Vec<usize> = (0..2 * MAX_DESCRIPTORS).filter(|place| ready.has(*place)).collect();
+        assert_eq!(has, woken);
+        assert!((0..MAX_DESCRIPTORS).all(|place| Ready::ALL.has(place)));
     }
 }

@@ -5,20 +5,26 @@
 //! answer goes to the service address's owner, not to the agent that sent it. Where fragments are unwanted anyway, packets
 //! say so (`PROBE` instead of `OMIT`), and need no identification then, which takes the kernel 4 % of a DNS answer's time.
 
-use crate::host_clock::{HostClock, Sandwich, nanos};
+mod address;
+mod control;
+mod steering;
+
+use crate::host_clock::{HostClock, Sandwich};
 use crate::{check, set_option};
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use address::RawAddress;
+use control::{CONTROL_BYTES, Control, NumberMessage, StampedMessage, TimedMessage, control_messages};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use startgun_core::time::LocalTime;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+pub(crate) use steering::op;
+pub use steering::shard_of_source;
 
 /// Bytes kept of a packet: more than any datagram that is not refused anyway.
 const PACKET_BYTES: usize = 2_048;
-/// Bytes of control messages: a timestamp takes 64 on 64-bit Linux, an extended error with an IPv6 address 64 more.
-const CONTROL_BYTES: usize = 192;
 /// Timestamps taken from the error queue in one call.
 pub(crate) const STAMPS_PER_DRAIN: usize = 256;
 /// Messages of one `sendmmsg`.
@@ -78,6 +84,8 @@ pub struct UdpSocket {
     numbered: bool,
     /// Whether only [`UdpSocket::send_stamped_to`] numbers and stamps.
     on_request: bool,
+    /// What it asks of transmit timestamps.
+    transmit_flags: libc::c_uint,
 }
 
 impl AsFd for UdpSocket {
@@ -101,14 +109,9 @@ pub struct Received<'a> {
     pub truncated: bool,
 }
 
-/// Room for control messages, aligned as they must be.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
-
 struct Slot {
     bytes: Box<[u8; PACKET_BYTES]>,
-    source: SockAddrStorage,
+    source: RawAddress,
     control: Control,
     length: usize,
     truncated: bool,
@@ -134,7 +137,7 @@ impl ReceiveBatch {
     pub fn new(packets: usize) -> Self {
         let slot = || Slot {
             bytes: Box::new([0; PACKET_BYTES]),
-            source: SockAddrStorage::zeroed(),
+            source: RawAddress::zeroed(),
             control: Control([0; CONTROL_BYTES]),
             length: 0,
             truncated: false,
@@ -208,7 +211,11 @@ impl UdpSocket {
             }
             other => other?,
         }
-        set_timestamping(&socket, &options)?;
+        let transmit_flags = transmit_flags(&options);
+        let receive_flags = if options.receive_timestamps { RECEIVE_STAMPS } else { 0 };
+        if transmit_flags | receive_flags != 0 {
+            set_timestamping(&socket, transmit_flags | receive_flags)?;
+        }
         if options.departure_times {
             let times = libc::sock_txtime { clockid: libc::CLOCK_MONOTONIC, flags: 0 };
             set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TXTIME, times)?;
@@ -216,7 +223,17 @@ impl UdpSocket {
         let address = socket.local_addr()?.as_socket().unwrap_or(address);
         let next_number = options.transmit_timestamps.then(|| AtomicU32::new(0));
         let numbered = options.transmit_timestamps && numbers_travel();
-        Ok(UdpSocket { socket, address, next_number, numbered, on_request: options.stamps_on_request })
+        let on_request = options.stamps_on_request;
+        Ok(UdpSocket { socket, address, next_number, numbered, on_request, transmit_flags })
+    }
+
+    /// From now on the kernel stamps packets when they arrive, or no longer ([`Options::receive_timestamps`]): a stamp takes it
+    /// 4 % of a DNS answer's time.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stamp_arrivals(&self, wanted: bool) -> io::Result<()> {
+        set_timestamping(&self.socket, self.transmit_flags | if wanted { RECEIVE_STAMPS } else { 0 })
     }
 
     /// Whether the kernel stamps what this socket sends, so that [`UdpSocket::drain_transmit_timestamps`] has something.
@@ -261,7 +278,7 @@ impl UdpSocket {
             vector.iov_base = slot.bytes.as_mut_ptr().cast();
             vector.iov_len = PACKET_BYTES;
             header.msg_hdr.msg_name = (&raw mut slot.source).cast();
-            header.msg_hdr.msg_namelen = slot.source.size_of();
+            header.msg_hdr.msg_namelen = RawAddress::ROOM;
             header.msg_hdr.msg_iov = &raw mut *vector;
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = slot.control.0.as_mut_ptr().cast();
@@ -277,17 +294,17 @@ impl UdpSocket {
             Err(error) if is_passing(&error) => return Ok(0),
             Err(error) => return Err(error),
         };
-        // Once for all of them: it is newer than every stamp.
-        let now = Sandwich::take();
+        // Once for all of them, when they are needed: newer than every stamp, and when the program got those without.
+        let (mut sandwich, mut unstamped) = (None, None);
         for (slot, header) in batch.slots.iter_mut().zip(&headers).take(received) {
             slot.length = (header.msg_len as usize).min(PACKET_BYTES);
             slot.truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            let source = std::mem::replace(&mut slot.source, SockAddrStorage::zeroed());
-            // SAFETY: the kernel has written an address of `msg_namelen` bytes into this slot's storage.
-            slot.peer = unsafe { SockAddr::new(source, header.msg_hdr.msg_namelen) }.as_socket();
-            let stamp = control_messages(&header.msg_hdr).stamp_ns.and_then(|stamp| clock.stamped_before(stamp, now));
+            slot.peer = (header.msg_hdr.msg_namelen > 0).then(|| slot.source.socket_addr()).flatten();
+            let mut convert = |stamp| clock.stamped_before(stamp, *sandwich.get_or_insert_with(Sandwich::take));
+            let stamp = control_messages(&header.msg_hdr).stamp_ns.and_then(&mut convert);
             slot.kernel_stamped = stamp.is_some();
-            slot.received_at = stamp.map_or_else(|| clock.now(), |stamped| stamped.at);
+            slot.received_at =
+                stamp.map_or_else(|| *unstamped.get_or_insert_with(|| clock.now()), |stamped| stamped.at);
         }
         batch.received = received;
         Ok(received)
@@ -313,13 +330,13 @@ impl UdpSocket {
         let next_number = || self.next_number.as_ref().map_or(0, |next| next.fetch_add(1, Ordering::Relaxed));
         // Before or after the call, as in `send_chunk`.
         let number = self.numbered.then(next_number);
-        let to = SockAddr::from(to);
+        let (mut to, to_length) = RawAddress::of(to);
         let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let mut control = StampedMessage::new(number.unwrap_or(0));
         // SAFETY: an all-zero msghdr is a valid value: null pointers and zero lengths.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_name = to.as_ptr().cast_mut().cast();
-        header.msg_namelen = to.len();
+        header.msg_name = (&raw mut to).cast();
+        header.msg_namelen = to_length;
         header.msg_iov = &raw mut vector;
         header.msg_iovlen = 1;
         header.msg_control = (&raw mut control).cast();
@@ -340,13 +357,13 @@ impl UdpSocket {
         let next_number = || self.next_number.as_ref().map(|next| next.fetch_add(1, Ordering::Relaxed));
         // Before or after the call, as in `send_chunk`.
         let number = if self.numbered { next_number() } else { None };
-        let to = SockAddr::from(to);
+        let (mut to, to_length) = RawAddress::of(to);
         let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let mut control = TimedMessage::new(leave_at_monotonic_ns, number.unwrap_or(0));
         // SAFETY: an all-zero msghdr is a valid value: null pointers and zero lengths.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_name = to.as_ptr().cast_mut().cast();
-        header.msg_namelen = to.len();
+        header.msg_name = (&raw mut to).cast();
+        header.msg_namelen = to_length;
         header.msg_iov = &raw mut vector;
         header.msg_iovlen = 1;
         header.msg_control = (&raw mut control).cast();
@@ -396,7 +413,7 @@ impl UdpSocket {
         let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; SEND_BATCH];
         // SAFETY: an all-zero mmsghdr is a valid value: null pointers and zero lengths.
         let mut headers: [libc::mmsghdr; SEND_BATCH] = unsafe { std::mem::zeroed() };
-        let mut addresses: [Option<SockAddr>; SEND_BATCH] = [const { None }; SEND_BATCH];
+        let mut addresses = [RawAddress::zeroed(); SEND_BATCH];
         let mut numbers = [NumberMessage::new(0); SEND_BATCH];
         // Taken before the call, so that two threads never share one; what a refusal leaves unused is skipped.
         let numbered = self.numbered && !self.on_request;
@@ -407,11 +424,10 @@ impl UdpSocket {
         for ((((message, vector), header), address), number) in
             chunk.iter().zip(&mut vectors).zip(&mut headers).zip(&mut addresses).zip(first..)
         {
-            let address = address.insert(SockAddr::from(message.to));
+            (*address, header.msg_hdr.msg_namelen) = RawAddress::of(message.to);
             vector.iov_base = message.bytes.as_ptr().cast_mut().cast();
             vector.iov_len = message.bytes.len();
-            header.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
-            header.msg_hdr.msg_namelen = address.len();
+            header.msg_hdr.msg_name = (&raw mut *address).cast();
             header.msg_hdr.msg_iov = &raw mut *vector;
             header.msg_hdr.msg_iovlen = 1;
             let control = &mut numbers[number.wrapping_sub(first) as usize];
@@ -494,44 +510,6 @@ impl UdpSocket {
         Ok(STAMPS_PER_DRAIN)
     }
 
-    /// Steers packets of this socket's `SO_REUSEPORT` group by [`shard_of_source`]. Call once, after every member is
-    /// bound, in the order of the shards.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn steer_by_source(&self, shards: usize) -> io::Result<()> {
-        let load = |at: u32| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, SKF_NET_OFF + at);
-        let mut program = Vec::new();
-        if self.address.is_ipv4() {
-            program.push(load(12));
-            program.push(op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, IPV4_HOST_BITS));
-        } else {
-            // A ← (w1 without its last byte) xor w0: the first 56 bits of the source.
-            program.push(load(8));
-            program.push(op(libc::BPF_MISC | libc::BPF_TAX, 0));
-            program.push(load(12));
-            program.push(op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, IPV6_SECOND_WORD));
-            program.push(op(libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X, 0));
-        }
-        program.push(op(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, MIX));
-        program.push(op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, MIX_SHIFT));
-        program.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, shards as u32));
-        program.push(op(libc::BPF_RET | libc::BPF_A, 0));
-        self.attach(&program)
-    }
-
-    /// Steers packets of this socket's group by the byte at `offset` of the payload, modulo `shards`.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn steer_by_byte(&self, offset: usize, shards: usize) -> io::Result<()> {
-        self.attach(&[
-            op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, offset as u32),
-            op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, shards as u32),
-            op(libc::BPF_RET | libc::BPF_A, 0),
-        ])
-    }
-
     /// Refuses every packet that comes in. For sockets that only send: stray packets would fill the buffer, from which
     /// transmit timestamps are paid for too, and these would stop.
     ///
@@ -541,79 +519,6 @@ impl UdpSocket {
         let program = [op(libc::BPF_RET | libc::BPF_K, 0)];
         let program = libc::sock_fprog { len: 1, filter: program.as_ptr().cast_mut() };
         set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
-    }
-
-    fn attach(&self, program: &[libc::sock_filter]) -> io::Result<()> {
-        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-        set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, program)
-    }
-}
-
-/// `SCM_TS_OPT_ID`, from Linux 6.13: a datagram's own number for its transmit timestamp.
-const SCM_TS_OPT_ID: libc::c_int = 81;
-
-/// A control message that says which number the transmit timestamp shall carry.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct NumberMessage {
-    header: libc::cmsghdr,
-    number: u32,
-    /// Control messages fill whole words.
-    padding: u32,
-}
-
-impl NumberMessage {
-    fn new(number: u32) -> Self {
-        // SAFETY: cmsghdr is a plain C struct for which all zeroes is a valid value.
-        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
-        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u32>()) as _;
-        header.cmsg_level = libc::SOL_SOCKET;
-        header.cmsg_type = SCM_TS_OPT_ID;
-        NumberMessage { header, number, padding: 0 }
-    }
-}
-
-/// Control messages that ask for a datagram's transmit timestamp, and its number.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct StampedMessage {
-    header: libc::cmsghdr,
-    flags: u32,
-    /// Control messages fill whole words.
-    padding: u32,
-    number: NumberMessage,
-}
-
-impl StampedMessage {
-    fn new(number: u32) -> Self {
-        // SAFETY: cmsghdr is a plain C struct for which all zeroes is a valid value.
-        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
-        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u32>()) as _;
-        header.cmsg_level = libc::SOL_SOCKET;
-        header.cmsg_type = libc::SO_TIMESTAMPING;
-        let flags = libc::SOF_TIMESTAMPING_TX_SOFTWARE;
-        StampedMessage { header, flags, padding: 0, number: NumberMessage::new(number) }
-    }
-}
-
-/// Control messages that say when a datagram shall leave, and its number.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct TimedMessage {
-    header: libc::cmsghdr,
-    leave_at_monotonic_ns: u64,
-    number: NumberMessage,
-}
-
-impl TimedMessage {
-    fn new(leave_at_monotonic_ns: i64, number: u32) -> Self {
-        // SAFETY: cmsghdr is a plain C struct for which all zeroes is a valid value.
-        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
-        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u64>()) as _;
-        header.cmsg_level = libc::SOL_SOCKET;
-        header.cmsg_type = libc::SCM_TXTIME;
-        let leave_at_monotonic_ns = u64::try_from(leave_at_monotonic_ns).unwrap_or(0);
-        TimedMessage { header, leave_at_monotonic_ns, number: NumberMessage::new(number) }
     }
 }
 
@@ -627,7 +532,7 @@ fn numbers_travel() -> bool {
     *ANSWER.get_or_init(|| {
         let ask = || {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-            set_timestamping(&socket, &Options { transmit_timestamps: true, ..Options::default() })?;
+            set_timestamping(&socket, transmit_flags(&Options { transmit_timestamps: true, ..Options::default() }))?;
             let to = SockAddr::from(SocketAddr::from(([255; 4], 9)));
             let mut control = NumberMessage::new(0);
             // SAFETY: an all-zero msghdr is a valid value: null pointers and zero lengths.
@@ -646,33 +551,6 @@ fn numbers_travel() -> bool {
     })
 }
 
-/// Where classic BPF finds the network header, whatever the packet's data pointer.
-const SKF_NET_OFF: u32 = -0x10_0000_i32 as u32;
-/// Fibonacci hashing: 2³² divided by the golden ratio; the upper bits are the well mixed ones.
-const MIX: u32 = 0x9e37_79b9;
-const MIX_SHIFT: u32 = 16;
-
-pub(crate) fn op(code: u32, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
-}
-
-/// A whole prefix, /24 or /56, meets one shard: the same that share a budget there.
-const IPV4_HOST_BITS: u32 = 8;
-const IPV6_SECOND_WORD: u32 = 0xffff_ff00;
-
-/// The shard that [`UdpSocket::steer_by_source`] sends this source's packets to: whatever its port, and whatever its
-/// address within its /24 or /56.
-pub fn shard_of_source(source: IpAddr, shards: usize) -> usize {
-    let word = match source {
-        IpAddr::V4(ip) => ip.to_bits() >> IPV4_HOST_BITS,
-        IpAddr::V6(ip) => {
-            let prefix = (ip.to_bits() >> 64) as u64;
-            (prefix >> 32) as u32 ^ (prefix as u32 & IPV6_SECOND_WORD)
-        }
-    };
-    (word.wrapping_mul(MIX) >> MIX_SHIFT) as usize % shards.max(1)
-}
-
 fn bind_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     let (level, name) = match address {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
@@ -688,21 +566,19 @@ fn bind_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.bind(&SockAddr::from(address))
 }
 
-fn set_timestamping(socket: &Socket, options: &Options) -> io::Result<()> {
-    let mut flags = 0;
-    if options.receive_timestamps {
-        flags |= libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+/// `SO_TIMESTAMPING` of a socket whose packets are stamped when they arrive.
+const RECEIVE_STAMPS: libc::c_uint = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+
+fn transmit_flags(options: &Options) -> libc::c_uint {
+    if !options.transmit_timestamps {
+        return 0;
     }
-    if options.transmit_timestamps {
-        if !options.stamps_on_request {
-            flags |= libc::SOF_TIMESTAMPING_TX_SOFTWARE;
-        }
-        flags |= libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_OPT_ID | libc::SOF_TIMESTAMPING_OPT_TSONLY;
-    }
-    match flags {
-        0 => Ok(()),
-        flags => set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags),
-    }
+    let every = if options.stamps_on_request { 0 } else { libc::SOF_TIMESTAMPING_TX_SOFTWARE };
+    every | libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_OPT_ID | libc::SOF_TIMESTAMPING_OPT_TSONLY
+}
+
+fn set_timestamping(socket: &Socket, flags: libc::c_uint) -> io::Result<()> {
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags)
 }
 
 /// An error that says nothing about this call: nothing there, a signal, or ICMP about an earlier datagram.
@@ -714,38 +590,6 @@ fn is_passing(error: &io::Error) -> bool {
         error.kind(),
         WouldBlock | Interrupted | ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable
     )
-}
-
-/// What the control messages of a packet say.
-struct ControlMessages {
-    stamp_ns: Option<i64>,
-    number: Option<u32>,
-}
-
-fn control_messages(header: &libc::msghdr) -> ControlMessages {
-    let mut found = ControlMessages { stamp_ns: None, number: None };
-    // SAFETY: `header` was filled by the kernel; its control buffer and length are the ones that it set.
-    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    while !message.is_null() {
-        // SAFETY: `message` points at a header within the control buffer, by CMSG_FIRSTHDR or CMSG_NXTHDR.
-        let (level, kind, data) = unsafe { ((*message).cmsg_level, (*message).cmsg_type, libc::CMSG_DATA(message)) };
-        match (level, kind) {
-            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPING) => {
-                // SAFETY: SCM_TIMESTAMPING carries three timespecs; the first is the software one.
-                let stamp = unsafe { data.cast::<libc::timespec>().read_unaligned() };
-                found.stamp_ns = (stamp.tv_sec != 0).then(|| nanos(&stamp));
-            }
-            (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR) => {
-                // SAFETY: IP_RECVERR and IPV6_RECVERR carry a sock_extended_err.
-                let error = unsafe { data.cast::<libc::sock_extended_err>().read_unaligned() };
-                found.number = (error.ee_origin == libc::SO_EE_ORIGIN_TIMESTAMPING).then_some(error.ee_data);
-            }
-            _ => {}
-        }
-        // SAFETY: as above.
-        message = unsafe { libc::CMSG_NXTHDR(header, message) };
-    }
-    found
 }
 
 #[cfg(test)]

@@ -63,11 +63,13 @@ fn demo(resolver: &str) -> Result<(), String> {
     let stage = Stage::empty();
     stage.write("three.toml", SCENARIO);
     let scenario = stage.path("three.toml");
-    let arguments = ["--seconds", "3", "--seed", "23", "--report", "json", "--show-race", "--clients", resolver];
+    let arguments =
+        ["--seconds", "3", "--seed", "23", "--report", "json", "--show-race", "--simulate", "--clients", resolver];
     let output = Command::new(program()).args(["demo", "--scenario"]).arg(&scenario).args(arguments).output();
     let output = output.expect("it starts");
     let story = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{story}");
+    // A busy machine may be later than its simulation, which the demo's exit status then says.
+    assert!(output.status.success() || story.contains("model and reality do not agree"), "{story}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
     println!("{story}{report}");
     finish_is_true(&story)?;
@@ -83,6 +85,7 @@ fn demo(resolver: &str) -> Result<(), String> {
         (client["nearest_share"].as_f64() < Some(0.95), "the nearest does not win"),
         (!client["wins"]["fallback"].is_null(), "the master answers"),
         (!(0.95..=1.3).contains(&races), "a query does not race once"),
+        (report["agreement"]["same_winner_share"].as_f64() < Some(0.98), "the simulator has other winners"),
     ];
     match faults.iter().find(|(found, _)| *found) {
         Some((_, fault)) => Err(format!("{fault}: {report}")),

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::fleet::{FRANKFURT, Fleet, HELD_TOO, PLAIN, RACED, SERVICE, TOKYO, addresses};
+use support::fleet::{FRANKFURT, Fleet, HELD_TOO, Options, PLAIN, RACED, SERVICE, TOKYO, addresses};
 use support::{Test, dns, wait_for};
 
-const TESTS: [(&str, Test); 3] = [
+const TESTS: [(&str, Test); 4] = [
     ("a_reload_changes_zones_and_races_and_loses_no_query", a_reload_changes_zones_and_races_and_loses_no_query),
     ("a_faulty_file_changes_nothing_and_says_where", a_faulty_file_changes_nothing_and_says_where),
+    ("the_first_raced_names_may_come_with_a_reload", the_first_raced_names_may_come_with_a_reload),
     ("what_needs_a_restart_is_refused_by_name", what_needs_a_restart_is_refused_by_name),
 ];
 
@@ -123,6 +124,30 @@ fn a_faulty_file_changes_nothing_and_says_where() -> Result<(), String> {
     });
     assert_eq!(dns::rcode(&ask(&fleet, PLAIN, dns::TXT)), 3);
     assert_eq!(fleet.racing_agents().len(), 2, "nobody stood down");
+    Ok(())
+}
+
+/// Without raced names a master neither stamps queries nor watches for self-tests; with the first it does both.
+fn the_first_raced_names_may_come_with_a_reload() -> Result<(), String> {
+    let mut fleet = Fleet::new(&Options::default())?;
+    let whole = fs::read_to_string(fleet.path("m1.toml")).expect("the configuration");
+    let races = whole.find("[[race]]").expect("raced names");
+    fleet.write("m1.toml", &whole[..races]);
+    fleet.start_master();
+    fleet.start("tokyo");
+    fleet.start("frankfurt");
+    assert_eq!(dns::rcode(&ask(&fleet, RACED, dns::A)), 3, "not yet");
+    // The agents' first self-tests find nobody who watches.
+    std::thread::sleep(Duration::from_secs(2));
+    fleet.write("m1.toml", &whole);
+    let (changed, said) = reload(&fleet);
+    assert!(changed && said.contains("raced names: 4"), "{said}");
+    fleet.wait_until_racing(&["frankfurt", "tokyo"]);
+    fleet.validate(fleet.client());
+    wait_for("both sites answer", Duration::from_secs(5), || {
+        let answers = addresses(&fleet.ask(RACED, RACE_OVER));
+        (answers.contains(&Some(TOKYO)) && answers.contains(&Some(FRANKFURT))).then_some(())
+    });
     Ok(())
 }
 

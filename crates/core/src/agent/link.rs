@@ -228,9 +228,18 @@ impl Link {
         }
     }
 
-    /// The challenge for a service address, and where it goes; `None` for one that is not listed.
-    pub(super) fn challenge(&self, service: SocketAddr, token: [u8; 16]) -> Option<(SocketAddr, Vec<u8>)> {
-        let to = self.fast_path.filter(|_| self.services.contains(&service))?;
+    /// The challenge for a service address, and where it goes; `None` for one that is not listed, or not of the
+    /// destination's family.
+    pub(super) fn challenge(
+        &self,
+        service: SocketAddr,
+        token: [u8; 16],
+        to: Option<SocketAddr>,
+    ) -> Option<(SocketAddr, Vec<u8>)> {
+        let to = to.or(self.fast_path)?;
+        if !self.services.contains(&service) || to.is_ipv4() != service.is_ipv4() {
+            return None;
+        }
         let mut bytes = vec![CHALLENGE];
         bytes.extend_from_slice(&token);
         Some((to, bytes))

@@ -224,7 +224,7 @@ impl Agent {
                 }
                 Err(_) => self.count("playbook_refused"),
             },
-            ToAgent::SelfTest { service, token } => match self.links[master].challenge(service, token) {
+            ToAgent::SelfTest { service, token, to } => match self.links[master].challenge(service, token, to) {
                 Some((to, bytes)) => self.outputs.push_back(Output::Challenge { service, to, bytes }),
                 None => self.count("self_test_refused"),
             },

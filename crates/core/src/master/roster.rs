@@ -50,8 +50,18 @@ pub struct RosterConfig {
     pub shards: u8,
     /// Where its fast path listens.
     pub fast_path: SocketAddr,
+    /// Where challenges from service addresses of the other family go; without it, nobody races for those.
+    pub self_test: Option<SocketAddr>,
     /// After how long a session gets a successor.
     pub rekey_interval: Span,
+}
+
+impl RosterConfig {
+    /// Where a challenge from a service address goes; `None` for the fast path.
+    fn challenged_at(&self, service: SocketAddr) -> Option<SocketAddr> {
+        self.self_test
+            .filter(|address| address.is_ipv4() == service.is_ipv4() && self.fast_path.is_ipv4() != service.is_ipv4())
+    }
 }
 
 /// What the roster wants done.
@@ -311,7 +321,8 @@ impl Roster {
         self.rng.fill_bytes(&mut token);
         let Some(agent) = self.agents.get_mut(&slot) else { return };
         agent.tests.insert(service, SelfTest::Running { token, sent: 1, again_at: now + CHALLENGE_INTERVAL });
-        self.outputs.push_back(RosterOutput::Say(slot, ToAgent::SelfTest { service, token }));
+        let to = self.config.challenged_at(service);
+        self.outputs.push_back(RosterOutput::Say(slot, ToAgent::SelfTest { service, token, to }));
     }
 
     /// A packet that looks like a challenge arrived with this source.
@@ -363,7 +374,8 @@ impl Roster {
                 SelfTest::Running { token, sent, again_at } if *again_at <= now => {
                     *sent += 1;
                     *again_at = now + CHALLENGE_INTERVAL;
-                    let again = ToAgent::SelfTest { service, token: *token };
+                    let to = self.config.challenged_at(service);
+                    let again = ToAgent::SelfTest { service, token: *token, to };
                     self.outputs.push_back(RosterOutput::Say(slot, again));
                 }
                 SelfTest::Passed { again_at } | SelfTest::Failed { again_at } if *again_at <= now => {

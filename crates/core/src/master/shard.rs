@@ -97,6 +97,14 @@ pub struct ShardConfig {
     pub sync_signal_interval: Span,
 }
 
+impl ShardConfig {
+    /// Whether it matters when a query arrived, rather than when it was taken: that T is counted from there, or a central
+    /// answer is held for as long as a race takes. Both need raced names.
+    pub fn needs_receipt(&self) -> bool {
+        !self.service.races.is_empty() && (self.stamp == Stamp::Receipt || !self.even_delay.is_empty())
+    }
+}
+
 /// A query as it came from the network.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
@@ -104,7 +112,7 @@ pub struct Arrival<'a> {
     pub service: u16,
     /// Who sent it.
     pub source: SocketAddr,
-    /// The kernel's receive timestamp.
+    /// The kernel's receive timestamp, where [`ShardConfig::needs_receipt`]; otherwise when it was taken will do.
     pub received_at: LocalTime,
     /// The packet.
     pub bytes: &'a [u8],

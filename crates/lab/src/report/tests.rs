@@ -79,6 +79,7 @@ fn report() -> Report {
             start_spread_us_p50: 120.4,
         }],
         notes: vec!["A note.".to_owned()],
+        agreement: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use startgun_core::time::Span;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 fn stamped() -> Options {
@@ -77,6 +78,26 @@ fn packets_carry_their_kernel_stamps_both_ways() {
         }
         transits.sort_unstable();
         println!("{any}: kernel stamps, from leaving to arriving: p50 {:?}, p99 {:?}", transits[50], transits[99]);
+    }
+}
+
+#[test]
+fn stamps_of_arrivals_come_and_go() {
+    let clock = HostClock::new(None);
+    let near = UdpSocket::bind(address("127.0.0.1:0"), stamped()).expect("a socket");
+    let far = UdpSocket::bind(address("127.0.0.1:0"), Options::default()).expect("a socket");
+    let mut batch = ReceiveBatch::new(4);
+    for wanted in [false, true, false] {
+        far.stamp_arrivals(wanted).expect("an option");
+        if wanted {
+            wait_for_receive_stamps(&near, &far, &clock);
+        }
+        let before = clock.now();
+        near.send_to(b"one", far.address()).expect("sent");
+        let received = receive_until(&far, &clock, &mut batch, 1);
+        let [(_, received_at, kernel_stamped, _)] = received.as_slice() else { panic!("{received:?}") };
+        assert_eq!(*kernel_stamped, wanted);
+        assert!((before - Span::from_micros(20)..=clock.now()).contains(received_at));
     }
 }
 

@@ -87,6 +87,7 @@ pub(super) fn roster_config(own: &MasterOptions, master: usize, epoch: Epoch, sh
         service_addresses: vec![service(master)],
         shards: own.shards,
         fast_path: fast_path(Host::Master(master)),
+        self_test: None,
         rekey_interval: own.rekey_interval,
     }
 }

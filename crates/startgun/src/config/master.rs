@@ -62,6 +62,8 @@ pub struct MasterConfig {
     pub control_listen: SocketAddr,
     /// Where the fast path runs, UDP; agents are told this address.
     pub fast_path_listen: SocketAddr,
+    /// Where agents prove service addresses of the other family than that of the fast path, UDP.
+    pub self_test_listen: Option<SocketAddr>,
     /// Shards, at most [`SHARDS_MAX`]; 0 is one per core.
     pub shards: u8,
     /// When T is counted from.
@@ -122,6 +124,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let control_listen = root.required("control_listen", SOCKET_ADDRESS, |value| value.listen_address());
     let fast_path_listen =
         root.required("fast_path_listen", SOCKET_ADDRESS, |value| value.exact_address("agents are told to send to it"));
+    let self_test_listen = read_self_test(&root, fast_path_listen);
     let shards = root.or("shards", 0, |value| value.integer(0..=i64::from(SHARDS_MAX), "threads, 0 for one per core"));
     let stamp = root
         .or("stamp", Stamp::Receipt, |value| value.word(&[("receipt", Stamp::Receipt), ("dequeue", Stamp::Dequeue)]));
@@ -145,8 +148,10 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let mut listeners = Listeners::default();
     listeners.add(&root, "control_listen", Transport::Tcp);
     listeners.add(&root, "fast_path_listen", Transport::Udp);
+    listeners.add(&root, "self_test_listen", Transport::Udp);
     listeners.add(&root, "http_listen", Transport::Tcp);
-    let (service_addresses, even_delay) = read_services(&root, fast_path_listen, &mut listeners);
+    let proofs = [fast_path_listen, self_test_listen];
+    let (service_addresses, even_delay) = read_services(&root, proofs, &mut listeners);
     let streams = read_streams(&root, &service_addresses, &mut listeners);
     let mut records_left = RECORDS_MAX;
     let copies = Copies::new(&host.as_ref().map_or_else(PathBuf::new, |host| host.state_dir.clone()));
@@ -162,6 +167,7 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
         host: host?,
         control_listen: control_listen?,
         fast_path_listen: fast_path_listen?,
+        self_test_listen,
         shards,
         stamp,
         queue_capacity,
@@ -180,10 +186,23 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     })
 }
 
-/// The service addresses, and which of them hold their central answers.
+/// Where service addresses of the other family than the fast path's are proved.
+fn read_self_test(root: &Section<'_>, fast_path: Option<SocketAddr>) -> Option<SocketAddr> {
+    root.value("self_test_listen").and_then(|value| {
+        let address = value.exact_address("agents are told to send to it")?;
+        if fast_path.is_some_and(|fast_path| fast_path.is_ipv4() == address.is_ipv4()) {
+            let other = if address.is_ipv4() { "IPv6" } else { "IPv4" };
+            return value
+                .wrong(format!("an {other} address: fast_path_listen serves for service addresses of its own kind"));
+        }
+        Some(address)
+    })
+}
+
+/// The service addresses, and which of them hold their central answers. `proofs` is where agents prove them.
 fn read_services(
     root: &Section<'_>,
-    fast_path: Option<SocketAddr>,
+    proofs: [Option<SocketAddr>; 2],
     listeners: &mut Listeners,
 ) -> (Vec<SocketAddr>, Vec<u16>) {
     let sections = root.sections("service", MAX_SERVICES);
@@ -197,12 +216,14 @@ fn read_services(
             let why = "the service address is what the resolver asked, and agents answer from it";
             let address = value.exact_address(why)?;
             listeners.claim(&value, address, Transport::Both);
-            // Agents prove it by a packet from it to the fast path, which is of one family only.
-            if fast_path.is_some_and(|fast_path| fast_path.is_ipv4() != address.is_ipv4()) {
-                let kind = if address.is_ipv4() { "an IPv6" } else { "an IPv4" };
+            // Agents prove it by a packet from it.
+            let [fast_path, self_test] = proofs;
+            let proves = |proof: SocketAddr| proof.is_ipv4() == address.is_ipv4();
+            if fast_path.is_some_and(|fast_path| !proves(fast_path)) && !self_test.is_some_and(proves) {
+                let (kind, own) = if address.is_ipv4() { ("an IPv6", "IPv4") } else { ("an IPv4", "IPv6") };
                 value.warn(
                     format!("{address} beside {kind} fast_path_listen"),
-                    "both of one kind: nobody can race for it",
+                    format!("an {own} self_test_listen too: nobody can race for it without"),
                 );
             }
             Some(address)

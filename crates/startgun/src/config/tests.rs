@@ -422,4 +422,9 @@ fn a_service_address_that_no_agent_can_prove_is_warned_of() {
         line.starts_with("warning: f.toml:") && line.contains("[2001:db8::53]:53 beside an IPv4 fast_path_listen"),
         "{line}"
     );
+    let proved = text.replace("[fleet]", "self_test_listen = \"[2001:db8::1]:8531\"\n[fleet]");
+    assert!(!said(&proved).contains("fast_path_listen"), "{}", said(&proved));
+    let own_kind = text.replace("[fleet]", "self_test_listen = \"198.51.100.1:8532\"\n[fleet]");
+    let expected = "self_test_listen: found \"198.51.100.1:8532\", expected an IPv6 address";
+    assert!(said(&own_kind).contains(expected), "{}", said(&own_kind));
 }

@@ -29,10 +29,10 @@ pub(super) fn site_of(address: Ipv4Addr) -> Option<usize> {
 }
 
 /// A map may hold round trips of more than half a second, beyond what the default of 250 ms lets race.
-const MAX_BOUND_MS: f64 = 1_000.0;
+pub(super) const MAX_BOUND_MS: f64 = 1_000.0;
 /// All agents of the demo share this host's cores and depart at the same instant; a busy host must show in the report's
 /// start spread, not as a site that stands down.
-const MAX_LATENESS_MS: f64 = 100.0;
+pub(super) const MAX_LATENESS_MS: f64 = 100.0;
 /// The site's name in configurations and NSID: the place's, as far as a site name may hold it, or the host's where that
 /// leaves nothing of its own.
 pub(super) fn site_name(world: &World, index: usize) -> String {

@@ -6,6 +6,7 @@
 
 mod audit;
 mod fleet;
+mod simulation;
 
 use crate::status::{self, Document, MasterDocument};
 use audit::Measured;
@@ -13,6 +14,7 @@ use startgun_core::time::Span;
 use startgun_lab::client::{Ask, Load, Progress, QueryRecord};
 use startgun_lab::namespace::{self, Entered};
 use startgun_lab::process::Process;
+use startgun_lab::report::agreement::{Agreement, ClientAgreement, Outcome};
 use startgun_lab::report::{Attempt, BoundSpread, ClientReport, ErrorSpread, Report, SignedSpread, Spread, Style};
 use startgun_lab::resolver::{self, ResolverKind};
 use startgun_lab::scenario::Scenario;
@@ -68,6 +70,9 @@ pub struct DemoArgs {
     /// standard error
     #[arg(long)]
     show_race: bool,
+    /// Run the same scenario in the simulator too, and compare; exit with 1 where they do not agree
+    #[arg(long)]
+    simulate: bool,
     /// Keep configurations, logs and audit records in this directory [default: a temporary one, removed at the end]
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -114,7 +119,11 @@ pub fn run(args: &DemoArgs) -> Result<(), String> {
         Format::Json => report.to_json().map_err(|error| error.to_string())? + "\n",
         Format::Text => report.to_text(Style::for_stdout()),
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("writing the report: {error}"))
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| format!("writing the report: {error}"))?;
+    match report.agreement {
+        Some(agreement) if !agreement.agrees => Err("model and reality do not agree, see the report".into()),
+        _ => Ok(()),
+    }
 }
 
 /// Which resolver each client gets: kind, program, version.
@@ -353,12 +362,17 @@ impl Stage {
         Ok(())
     }
 
+    /// Time between two queries of one client.
+    fn interval(&self) -> Duration {
+        Duration::from_secs_f64(self.world.clients.len() as f64 / QUERIES_PER_S)
+    }
+
     /// One attempt: load, then the report of it.
     fn attempt(&self, args: &DemoArgs, attempt: u64, line: &mut ProgressLine) -> Result<(Report, Attempt), String> {
         let fault = |error: std::io::Error| format!("reading processor times: {error}");
         let before = CpuTimes::read().map_err(fault)?;
         let begun_raw_ns = raw_ns();
-        let interval = Duration::from_secs_f64(self.world.clients.len() as f64 / QUERIES_PER_S);
+        let interval = self.interval();
         let loads = self.start_load(&format!("q{attempt}"), interval, Duration::from_secs(args.seconds))?;
         line.show(&format!("attempt {attempt}: racing for {} s", args.seconds));
         let begun = Instant::now();
@@ -407,6 +421,7 @@ impl Stage {
                 ClientReport::of(truth, (kind.name(), version), records, races, site_of)
             })
             .collect();
+        let agreement = if args.simulate { Some(self.agreement(args, records)?) } else { None };
         let forward = master.agents.iter().filter_map(|agent| {
             let delay = agent.report.as_ref()?.forward_delay?;
             let host = self.world.agents.iter().find(|host| host.id == agent.name)?;
@@ -430,7 +445,29 @@ impl Stage {
             attempts: 0,
             attempt_list: Vec::new(),
             notes: Vec::new(),
+            agreement,
         })
+    }
+
+    /// The same scenario in the simulator, beside what became of the clients' queries here.
+    fn agreement(&self, args: &DemoArgs, records: &[Vec<QueryRecord>]) -> Result<Agreement, String> {
+        let sites = &self.scenario.agents;
+        let duration = Duration::from_secs(args.seconds);
+        let simulated = simulation::run(&self.scenario, args.seed, self.interval(), duration)?;
+        let name_of = |site: Option<usize>| site.and_then(|index| sites.get(index)).map(String::as_str);
+        let truths = self.scenario.truth();
+        let clients = truths.iter().zip(records).zip(&simulated.clients).map(|((truth, records), simulated)| {
+            let lab = records.iter().map(|record| {
+                let after_ms = record.answered_after?.as_secs_f64() * 1e3;
+                Some(Outcome { site: name_of(record.address.and_then(fleet::site_of)), after_ms })
+            });
+            let sim = simulated.iter().map(|answered| {
+                answered.map(|answered| Outcome { site: name_of(answered.site), after_ms: answered.after_ms })
+            });
+            ClientAgreement::of(truth, &lab.collect::<Vec<_>>(), &sim.collect::<Vec<_>>())
+        });
+        let queries = records.iter().map(|records| records.len() as u64).sum();
+        Ok(Agreement::of(clients.collect(), queries, simulated.predetermined_delay_ms))
     }
 }
 
@@ -471,7 +508,11 @@ fn notes(entered: &Entered, report: &Report, stage: &Stage) -> Vec<String> {
         ));
     }
     if stage.asks.iter().all(|(_, kind, _)| *kind == ResolverKind::Builtin) {
-        notes.push("No resolver is installed (`make demo-deps` installs some): a built-in stub asked instead.".into());
+        let why = match ResolverKind::installed().is_empty() {
+            true => "No resolver is installed (`make demo-deps` installs some): a",
+            false => "A",
+        };
+        notes.push(format!("{why} built-in stub asked instead of a resolver."));
     }
     let late = Span::from_millis_f64(report.lateness_us.p99 / 1e3);
     if late > Span::from_millis(2) {

@@ -6,6 +6,7 @@
 mod control;
 mod reload;
 mod secondary;
+mod self_test;
 mod shards;
 mod signing;
 mod tcp;
@@ -18,29 +19,26 @@ use crate::{config, host_time, startup, status};
 use control::RosterHandle;
 use reload::{Current, Reloaded, Reloader};
 use secondary::Notices;
+use self_test::SelfTests;
 use shards::{ShardInput, ShardParts};
 use startgun_core::clock::host::UtcOnRace;
 use startgun_core::dns::cookie::{CookieSecrets, SECRET};
 use startgun_core::histogram::Histogram;
 use startgun_core::master::{Roster, RosterConfig, Shard, ShardConfig, SharedService, Transmit};
 use startgun_core::time::{Epoch, RaceTime, Span};
-use startgun_core::wire::session::{CHALLENGE, SHARD_OFFSET};
+use startgun_core::wire::session::SHARD_OFFSET;
 use startgun_net::host_clock::HostClock;
 use startgun_net::host_time::{HostTime, HostTimeReader};
-use startgun_net::observer::SourceObserver;
 use startgun_net::udp::{Options, UdpSocket};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Time between two unsolicited synchronisation signals.
 const SYNC_SIGNAL_INTERVAL: Span = Span::from_secs(1);
 /// After how long a session's keys are replaced.
 const REKEY_INTERVAL: Span = Span::from_secs(3_600);
-/// How often the source observer is looked at; a challenge is repeated after 700 ms.
-const OBSERVE_INTERVAL: Duration = Duration::from_millis(20);
-
 /// Runs a master until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -59,16 +57,8 @@ pub fn run(path: &Path) -> Result<(), String> {
     let parts = bind_shards(&config, &clock, &|shard| shard_config(&config, shard, epoch, &service, &cookies, seed))?;
     let listeners = Listeners::bind(&config)?;
     let front = tcp::Front::bind(&config.service_addresses, &config.streams)?;
-    let observer = SourceObserver::open(config.fast_path_listen.port(), CHALLENGE);
-    if let Err(error) = &observer {
-        tracing::warn!(%error, "source self-tests only see challenges that the kernel delivers");
-    }
-    let has_secondaries = service.transfers.zones.values().any(|zone| !zone.primaries.is_empty());
-    if has_secondaries {
-        let user = config.host.user.as_deref();
-        startup::state_directory(&config.host.state_dir, user)?;
-        startup::state_directory(config::Copies::new(&config.host.state_dir).directory(), user)?;
-    }
+    let self_tests = SelfTests::bind(&config)?;
+    secondary::prepare(&config)?;
     // A hardware clock's device is opened while privileges are there.
     let reader = HostTimeReader::new(config.host_time.clone());
     startup::drop_privileges(config.host.user.as_deref())?;
@@ -88,6 +78,7 @@ pub fn run(path: &Path) -> Result<(), String> {
             service_addresses: config.service_addresses.clone(),
             shards: config.shards,
             fast_path: config.fast_path_listen,
+            self_test: config.self_test_listen,
             rekey_interval: REKEY_INTERVAL,
         },
         startup::seed()?,
@@ -98,13 +89,11 @@ pub fn run(path: &Path) -> Result<(), String> {
     let runtime = startup::runtime()?;
     let ended = local.block_on(&runtime, async {
         tokio::task::spawn_local(control::run_roster(roster, events, clock.clone(), shards.clone()));
-        if let Ok(observer) = observer {
-            tokio::task::spawn_local(observe(observer, roster_handle.clone()));
-        }
         let host_clock = HostTimeText::new();
         let teller = shards.clone();
         let tell = async move |time: Option<HostTime>| teller.tell_all(|| ShardInput::Utc(time.map(on_race)));
         tokio::task::spawn_local(host_time::watch(reader, clock.clone(), host_clock.clone(), tell));
+        self_tests.spawn(&roster_handle, &current)?;
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         let (path, roster) = (path.to_owned(), roster_handle);
         let reloader = Reloader { path, current, epoch, seed, shards, roster, streams, notices, turn };
@@ -168,9 +157,10 @@ fn bind_shards(
     let mut parts = Vec::new();
     for index in 0..config.shards {
         let receive_buffer_bytes = config.queue_capacity * QUEUED_QUERY_BYTES;
+        let shard_config = shard_config(index);
         let options = Options {
             reuse_port: true,
-            receive_timestamps: true,
+            receive_timestamps: shard_config.needs_receipt(),
             dont_fragment: true,
             receive_buffer_bytes,
             ..Options::default()
@@ -189,7 +179,7 @@ fn bind_shards(
             ..Options::default()
         };
         let fast = bind("fast_path_listen", config.fast_path_listen, fast_options)?;
-        let shard = Shard::new(shard_config(index), now);
+        let shard = Shard::new(shard_config, now);
         parts.push(ShardParts { shard, services: services?, fast });
     }
     if let Some(first) = parts.first() {
@@ -226,22 +216,6 @@ fn shard_config(
         cookies: cookies.clone(),
         even_delay: config.even_delay.clone(),
         sync_signal_interval: SYNC_SIGNAL_INTERVAL,
-    }
-}
-
-/// Hands what the observer sees to the roster.
-async fn observe(mut observer: SourceObserver, roster: RosterHandle) {
-    let mut buffer = [0; 2_048];
-    let mut interval = tokio::time::interval(OBSERVE_INTERVAL);
-    loop {
-        interval.tick().await;
-        // At most 1,024 challenges at a time; the rest waits in the socket.
-        for _ in 0..1_024 {
-            match observer.receive(&mut buffer) {
-                Ok(Some(observed)) => roster.challenge(observed.source, &buffer[observed.payload]),
-                _ => break,
-            }
-        }
     }
 }
 

@@ -227,6 +227,7 @@ fn needs_restart(before: &MasterConfig, after: &MasterConfig) -> Vec<&'static st
         ("name", before.host.name != after.host.name),
         ("control_listen", before.control_listen != after.control_listen),
         ("fast_path_listen", before.fast_path_listen != after.fast_path_listen),
+        ("self_test_listen", before.self_test_listen != after.self_test_listen),
         ("state_dir", before.host.state_dir != after.host.state_dir),
         ("status_socket", before.host.status_socket != after.host.status_socket),
         ("http_listen", before.host.http_listen != after.host.http_listen),

@@ -16,7 +16,8 @@ mod copy;
 mod notify;
 
 use super::reload::Reloader;
-use crate::config::Copies;
+use crate::config::{Copies, MasterConfig};
+use crate::startup;
 use crate::status::SecondaryDocument;
 use check::{Found, Job, check};
 use notify::Notifier;
@@ -135,6 +136,19 @@ struct Secondaries {
     checks: usize,
     ended: mpsc::Sender<Ended>,
     notifier: Notifier,
+}
+
+/// Makes the directory of copies for who will write them, while that can be done.
+///
+/// # Errors
+/// As for making a directory.
+pub(super) fn prepare(config: &MasterConfig) -> Result<(), String> {
+    if config.service.transfers.zones.values().all(|zone| zone.primaries.is_empty()) {
+        return Ok(());
+    }
+    let user = config.host.user.as_deref();
+    startup::state_directory(&config.host.state_dir, user)?;
+    startup::state_directory(Copies::new(&config.host.state_dir).directory(), user)
 }
 
 /// Keeps secondaries' zones up to date until the process ends. Must run within a `LocalSet`.

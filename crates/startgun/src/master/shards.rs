@@ -1,7 +1,7 @@
 //! The data plane's threads: one per shard, plain, pinned to nothing but their own sockets.
 //!
-//! Each iteration takes what the sockets have (a batch each), lets the core's [`Shard`] decide, sends what it wants
-//! sent, and sleeps until a packet, a message or a timer. Nothing is shared with the other threads but the configuration;
+//! Each iteration takes what the sockets have (a batch each, and only from those that the last wait named), lets the core's
+//! [`Shard`] decide, sends what it wants sent, and sleeps until a packet, a message or a timer. Nothing is shared with the other threads but the configuration;
 //! a figure for `status` is copied out twice a second.
 
 use super::secondary::Notices;
@@ -13,7 +13,7 @@ use startgun_core::time::{LocalTime, Span};
 use startgun_core::wire::SessionId;
 use startgun_core::wire::session::CHALLENGE;
 use startgun_net::host_clock::HostClock;
-use startgun_net::poll::{MAX_DESCRIPTORS, Waker, wait};
+use startgun_net::poll::{MAX_DESCRIPTORS, Ready, Waker, wait};
 use startgun_net::udp::{Outgoing, ReceiveBatch, Received, SEND_BATCH, UdpSocket, shard_of_source};
 use std::collections::BTreeMap;
 use std::io;
@@ -29,6 +29,10 @@ use tokio::sync::oneshot;
 const INPUTS: usize = 4_096;
 /// Packets taken from one socket at a time.
 const BATCH: usize = 64;
+/// Places of the descriptors that a shard waits for: its own waker, the fast path, and the service addresses.
+const WAKER: usize = 0;
+const FAST: usize = 1;
+const FIRST_SERVICE: usize = 2;
 /// Batches taken from the fast path for one of queries: 256 datagrams of 55 receipts are more than 64 races can cause with
 /// 200 agents, and take some 2 ms.
 const FAST_BATCHES: usize = 4;
@@ -168,6 +172,18 @@ pub(super) struct ShardParts {
     pub(super) fast: UdpSocket,
 }
 
+impl ShardParts {
+    fn replace_config(&mut self, config: ShardConfig) {
+        let wanted = config.needs_receipt();
+        for service in &self.services {
+            if let Err(error) = service.stamp_arrivals(wanted) {
+                tracing::warn!(address = %service.address(), %error, "receive timestamps stay as they were");
+            }
+        }
+        self.shard.handle_config(config);
+    }
+}
+
 /// Starts a thread for each shard. `challenge` gets packets on the fast path that look like a self-test's challenge.
 ///
 /// # Errors
@@ -220,19 +236,19 @@ struct ShardThread {
 impl ShardThread {
     fn run(mut self, challenge: &impl Fn(SocketAddr, &[u8])) {
         let mut batch = ReceiveBatch::new(BATCH);
+        let mut ready = Ready::ALL;
         self.tell_wall_clock();
         loop {
             if self.take_inputs() {
                 return self.finish(&mut batch, challenge);
             }
             // Agents first: a receipt that is missed costs another answer, so falling behind here would add to the load.
-            let more_datagrams = (0..FAST_BATCHES).all(|_| self.take_datagrams(&mut batch, challenge));
-            let more = self.take_queries(&mut batch) | more_datagrams;
+            let more_datagrams =
+                ready.has(FAST) && (0..FAST_BATCHES).all(|_| self.take_datagrams(&mut batch, challenge));
+            let more = self.take_queries(ready, &mut batch) | more_datagrams;
             self.work();
             self.copy_snapshot();
-            if !more {
-                self.sleep();
-            }
+            ready = if more { Ready::ALL } else { self.sleep() };
         }
     }
 
@@ -240,7 +256,7 @@ impl ShardThread {
     /// later are left to whoever serves the address next.
     fn finish(mut self, batch: &mut ReceiveBatch, challenge: &impl Fn(SocketAddr, &[u8])) {
         let end = self.clock.now() + STOP_PATIENCE;
-        while self.take_queries(batch) && self.clock.now() < end {
+        while self.take_queries(Ready::ALL, batch) && self.clock.now() < end {
             self.work();
         }
         self.parts.shard.handle_stop();
@@ -271,7 +287,7 @@ impl ShardThread {
                 Ok(ShardInput::Agent(view)) => self.parts.shard.handle_agent(*view),
                 Ok(ShardInput::AgentGone(slot)) => self.parts.shard.handle_agent_gone(slot),
                 Ok(ShardInput::Validated(source)) => self.parts.shard.handle_validated(self.clock.now(), source),
-                Ok(ShardInput::Config(config)) => self.parts.shard.handle_config(*config),
+                Ok(ShardInput::Config(config)) => self.parts.replace_config(*config),
                 Ok(ShardInput::Utc(utc)) => self.parts.shard.handle_utc(utc),
                 Ok(ShardInput::Signal(name, reply)) => {
                     let _ = reply.send(self.parts.shard.handle_signal(self.clock.now(), &name));
@@ -282,11 +298,11 @@ impl ShardThread {
         }
     }
 
-    /// One batch from every service address, and what it caused: orders to one agent together. `true` when one of them may
-    /// have more.
-    fn take_queries(&mut self, batch: &mut ReceiveBatch) -> bool {
+    /// One batch from every service address that is ready, and what it caused: orders to one agent together. `true` when one
+    /// of them may have more.
+    fn take_queries(&mut self, ready: Ready, batch: &mut ReceiveBatch) -> bool {
         let mut more = false;
-        for service in 0..self.parts.services.len() {
+        for service in (0..self.parts.services.len()).filter(|service| ready.has(FIRST_SERVICE + service)) {
             let received = self.parts.services[service].receive(batch, &self.clock).unwrap_or(0);
             more |= received == BATCH;
             let mut now = LocalTime::from_nanos(0);
@@ -364,17 +380,20 @@ impl ShardThread {
         self.parts.shard.handle_wall_clock(self.clock.now(), startup::unix_ns());
     }
 
-    fn sleep(&self) {
-        let own = [self.waker.as_fd(), self.parts.fast.as_fd()];
+    /// Waits; which sockets have something.
+    fn sleep(&self) -> Ready {
+        let mut descriptors = [self.waker.as_fd(); MAX_DESCRIPTORS];
+        descriptors[FAST] = self.parts.fast.as_fd();
         let services = self.parts.services.iter().map(AsFd::as_fd);
-        let mut descriptors = [own[0]; MAX_DESCRIPTORS];
-        let count = own.len() + self.parts.services.len();
-        descriptors.iter_mut().zip(own.into_iter().chain(services)).for_each(|(place, descriptor)| *place = descriptor);
-        let descriptors = &descriptors[..count];
-        // A failed wait is an iteration that finds nothing.
-        let _ = wait(descriptors, Some(self.deadline(self.snapshot_at)));
-        // Before the messages are looked for: who wakes later than this wakes the next wait.
-        self.waker.clear();
+        descriptors[FIRST_SERVICE..].iter_mut().zip(services).for_each(|(place, descriptor)| *place = descriptor);
+        let descriptors = &descriptors[..FIRST_SERVICE + self.parts.services.len()];
+        // After a failed wait everything is looked at.
+        let ready = wait(descriptors, Some(self.deadline(self.snapshot_at))).unwrap_or(Ready::ALL);
+        if ready.has(WAKER) {
+            // Before the messages are looked for: who wakes later than this wakes the next wait.
+            self.waker.clear();
+        }
+        ready
     }
 
     /// The machine's timer or `latest`, whichever comes first, as the kernel counts.

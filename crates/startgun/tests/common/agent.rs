@@ -331,7 +331,7 @@ impl Connection {
                 self.documents.write(&ToMaster::PlaybookKept { version: playbook.version() })?;
                 *self.shared.playbook.lock().expect("held") = Some(playbook);
             }
-            ToAgent::SelfTest { service, token } => {
+            ToAgent::SelfTest { service, token, to: _ } => {
                 let mut challenge = vec![CHALLENGE];
                 challenge.extend(token);
                 service_socket(service).send_to(&challenge, self.master_fast).expect("sent");

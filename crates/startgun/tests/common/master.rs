@@ -229,7 +229,7 @@ impl Connection {
                         Some(&SESSION.to_be_bytes()),
                     );
                     *self.shared.secret.lock().expect("held") = Some(secret.expect("the handshake is complete"));
-                    self.documents.write(&ToAgent::SelfTest { service: self.stage, token: TOKEN })
+                    self.documents.write(&ToAgent::SelfTest { service: self.stage, token: TOKEN, to: None })
                 }
                 Some(ToMaster::Report(_) | ToMaster::Paths(_)) | None => Ok(()),
             };

@@ -47,12 +47,15 @@ fn a_playbook_beyond_its_limits_is_refused_and_the_old_one_stays() {
 fn a_challenge_departs_only_from_a_listed_service_address() {
     let mut bench = Bench::ready();
     let token = [9; 16];
-    let outputs = bench.hear(ToAgent::SelfTest { service: service(), token });
+    let outputs = bench.hear(ToAgent::SelfTest { service: service(), token, to: None });
     let mut bytes = vec![CHALLENGE];
     bytes.extend_from_slice(&token);
-    assert_eq!(outputs, [Output::Challenge { service: service(), to: address("203.0.113.1:5300"), bytes }]);
+    assert_eq!(
+        outputs,
+        [Output::Challenge { service: service(), to: address("203.0.113.1:5300"), bytes: bytes.clone() }]
+    );
     for foreign in ["198.51.100.50:53", "198.51.100.99:53"] {
-        assert!(bench.hear(ToAgent::SelfTest { service: address(foreign), token }).is_empty());
+        assert!(bench.hear(ToAgent::SelfTest { service: address(foreign), token, to: None }).is_empty());
         // Nor can a master talk an agent into an address by declaring it tested.
         bench.hear(ToAgent::Tested { service: address(foreign), passed: true });
         let query = www();
@@ -60,6 +63,13 @@ fn a_challenge_departs_only_from_a_listed_service_address() {
         assert!(departures(&bench.give_order(&order)).is_empty(), "{foreign}");
     }
     assert_eq!(bench.count("self_test_refused"), 2);
+    // A destination of its own; of the other family there is no way to it.
+    let elsewhere = address("203.0.113.1:8532");
+    let outputs = bench.hear(ToAgent::SelfTest { service: service(), token, to: Some(elsewhere) });
+    assert_eq!(outputs, [Output::Challenge { service: service(), to: elsewhere, bytes }]);
+    let to = Some(address("[2001:db8::1]:8532"));
+    assert!(bench.hear(ToAgent::SelfTest { service: service(), token, to }).is_empty());
+    assert_eq!(bench.count("self_test_refused"), 3);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::control::{AgentReport, MAX_SERVICES, PROTOCOL, StandDown, ToAgent, To
 use crate::master::{AgentView, MAX_AGENTS, Readiness};
 use crate::time::{Epoch, Span};
 use crate::wire::session::CHALLENGE;
-use bench::{Bench, REKEY, address, good_report, service, shared};
+use bench::{Bench, REKEY, address, good_report, other_family, service, shared};
 
 #[test]
 fn an_agent_races_after_the_last_step_and_not_before() {
@@ -16,7 +16,7 @@ fn an_agent_races_after_the_last_step_and_not_before() {
     let [
         ToAgent::Welcome { master, epoch, shards, .. },
         ToAgent::Playbook(playbook),
-        ToAgent::SelfTest { service: tested, token },
+        ToAgent::SelfTest { service: tested, token, to: None },
         ToAgent::Session { id },
     ] = &heard.said[..]
     else {
@@ -63,6 +63,27 @@ fn a_playbook_that_the_agent_has_is_not_sent_again() {
 }
 
 #[test]
+fn a_service_address_of_the_other_family_is_proved_elsewhere() {
+    let elsewhere = address("[2001:db8::1]:8532");
+    let mut bench = Bench::with_services(vec![service(), other_family()], Some(elsewhere));
+    let slot = bench.connect("tokyo-1");
+    let heard = bench.hello(slot, None);
+    let tests: Vec<_> = heard.said.iter().filter(|said| matches!(said, ToAgent::SelfTest { .. })).collect();
+    let [
+        ToAgent::SelfTest { service: first, to: None, .. },
+        ToAgent::SelfTest { service: second, token, to: Some(to) },
+    ] = tests[..]
+    else {
+        panic!("{tests:?}")
+    };
+    assert_eq!((*first, *second, *to), (service(), other_family(), elsewhere));
+    let again = ToAgent::SelfTest { service: other_family(), token: *token, to: Some(elsewhere) };
+    assert!(bench.wait(Span::from_secs(1), Some(slot)).said.contains(&again));
+    let passed = bench.challenge(other_family(), *token);
+    assert_eq!(passed.said, [ToAgent::Tested { service: other_family(), passed: true }]);
+}
+
+#[test]
 fn ten_challenges_that_do_not_arrive_fail_the_test_and_a_later_one_may_pass() {
     let mut bench = Bench::new();
     let slot = bench.connect("tokyo-1");
@@ -72,7 +93,7 @@ fn ten_challenges_that_do_not_arrive_fail_the_test_and_a_later_one_may_pass() {
     bench.say(slot, ToMaster::PlaybookKept { version: shared().playbook("tokyo").version() });
 
     let heard = bench.wait(Span::from_millis(6_900), Some(slot));
-    let again = ToAgent::SelfTest { service: service(), token };
+    let again = ToAgent::SelfTest { service: service(), token, to: None };
     // The roster looks four times a second, so ten challenges are spread over ten times 750 ms.
     assert_eq!(heard.said, vec![again.clone(); 9], "the same token each time");
     assert_eq!(bench.reason().as_deref(), Some(StandDown::SourceTestPending.text()));

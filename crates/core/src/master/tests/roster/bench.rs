@@ -25,6 +25,11 @@ pub(super) fn service() -> SocketAddr {
     address("198.51.100.1:53")
 }
 
+/// A service address that the fast path does not reach.
+pub(super) fn other_family() -> SocketAddr {
+    address("[2001:db8::53]:53")
+}
+
 pub(super) fn shared() -> SharedService {
     let addresses = |octet| Answers { a: vec![Ipv4Addr::new(192, 0, 2, octet)], ..Answers::default() };
     let race = |name: &str| RaceConfig {
@@ -64,12 +69,17 @@ impl Heard {
 
 impl Bench {
     pub(super) fn new() -> Self {
+        Self::with_services(vec![service()], None)
+    }
+
+    pub(super) fn with_services(service_addresses: Vec<SocketAddr>, self_test: Option<SocketAddr>) -> Self {
         let config = RosterConfig {
             service: shared(),
             epoch: Epoch(3),
-            service_addresses: vec![service()],
+            service_addresses,
             shards: 2,
             fast_path: address("0.0.0.0:5300"),
+            self_test,
             rekey_interval: REKEY,
         };
         Bench { roster: Roster::new(config, [5; 32]), now: LocalTime::from_nanos(0) }
@@ -89,7 +99,7 @@ impl Bench {
             protocol: PROTOCOL,
             site: "tokyo".into(),
             fast_path: address("0.0.0.0:5400"),
-            services: vec![service(), address("198.51.100.200:53")],
+            services: vec![service(), address("198.51.100.200:53"), other_family()],
             playbook,
             mesh_salt: None,
         };
