@@ -44,7 +44,7 @@ pub enum Answer {
         notified: Option<CanonicalName>,
     },
     /// A zone, message by message.
-    Zone(Outbound),
+    Zone(Box<Outbound>),
 }
 
 impl Answer {
@@ -174,7 +174,7 @@ fn transfer(service: &Service, query: &Query<'_>, asking: Asking, session: &mut 
     if !asking.may_transfer {
         return refuse(OptRcode::SERVFAIL, None);
     }
-    Answer::Zone(Outbound::new(zone.clone(), query.head(), session.take()))
+    Answer::Zone(Box::new(Outbound::new(zone.clone(), query.head(), session.take())))
 }
 
 /// The serial of the version that a client has, from the SOA record of its request for differences.

@@ -14,6 +14,7 @@
 mod check;
 mod copy;
 mod notify;
+mod tally;
 
 use super::reload::Reloader;
 use crate::config::{Copies, MasterConfig};
@@ -36,15 +37,6 @@ use tokio::sync::{mpsc, oneshot};
 const CHECKS_MAX: usize = 8;
 /// The longest sleep, should the two clocks differ: `status` is made anew as well.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-
-/// A primary confirmed a zone, or sent another version that is served.
-const CHECKS: &str = "zone_checks";
-/// No primary did.
-const CHECKS_FAILED: &str = "zone_checks_failed";
-/// A zone was received whole.
-const TRANSFERS_WHOLE: &str = "transfers_in_whole";
-/// Differences were received.
-const TRANSFERS_OF_DIFFERENCES: &str = "transfers_in_differences";
 
 /// What others have to say to [`Secondaries`], and what it shows.
 #[derive(Clone, Default)]
@@ -84,7 +76,7 @@ impl Notices {
         locked(&self.0.shown).clone()
     }
 
-    /// What was counted since the start. docs/operations.md explains each.
+    /// What was counted since the start.
     pub(super) fn counters(&self) -> Counters {
         locked(&self.0.counters).clone()
     }
@@ -300,13 +292,13 @@ impl Secondaries {
         zone.checked_at = Some(now);
         match result {
             Ok(Confirmed { primary, timers }) => {
-                self.reloader.notices.count(CHECKS);
+                self.reloader.notices.count(tally::CHECKS);
                 zone.refresh.handle_success(now, timers);
                 zone.primary = Some(primary);
                 zone.error = None;
             }
             Err(error) => {
-                self.reloader.notices.count(CHECKS_FAILED);
+                self.reloader.notices.count(tally::CHECKS_FAILED);
                 tracing::warn!(zone = %apex, error, "the zone could not be brought up to date");
                 zone.refresh.handle_failure(now);
                 zone.error = Some(error);
@@ -360,7 +352,7 @@ async fn perform(reloader: &Reloader, job: Job) -> Result<Confirmed, String> {
             }
         }
         Some(changed) => {
-            reloader.notices.count(if changed.by_differences { TRANSFERS_OF_DIFFERENCES } else { TRANSFERS_WHOLE });
+            reloader.notices.count(if changed.by_differences { tally::DIFFERENCES } else { tally::WHOLE });
             let form = if changed.by_differences { "differences" } else { "whole" };
             let records = changed.records.len();
             reloader.replace_zone(&apex, Some(changed.records), move || changed.staged.commit()).await?;
