@@ -20,13 +20,17 @@ use servers::Peer;
 use stage::{OURS, PATIENCE, SECRET, SLOW, Stage, WRONG_SECRET, address, text_at, wait_for_text, zone};
 use support::{Test, wait_for};
 
-const TESTS: [(&str, Test); 12] = [
+const TESTS: [(&str, Test); 13] = [
     ("a_zone_comes_from_knot", || a_zone_comes_from(Peer::Knot)),
     ("a_zone_comes_from_nsd", || a_zone_comes_from(Peer::Nsd)),
     ("a_zone_comes_from_bind", || a_zone_comes_from(Peer::Bind)),
     ("a_zone_goes_to_knot", || a_zone_goes_to(Peer::Knot)),
     ("a_zone_goes_to_nsd", || a_zone_goes_to(Peer::Nsd)),
     ("a_zone_goes_to_bind", || a_zone_goes_to(Peer::Bind)),
+    (
+        "a_signed_zone_comes_as_it_is_from_the_primary_that_works",
+        a_signed_zone_comes_as_it_is_from_the_primary_that_works,
+    ),
     ("a_zone_outlives_its_primary_until_it_expires", a_zone_outlives_its_primary_until_it_expires),
     ("a_wrong_key_moves_nothing_knot", || a_wrong_key_moves_nothing(Peer::Knot)),
     ("a_wrong_key_moves_nothing_nsd", || a_wrong_key_moves_nothing(Peer::Nsd)),
@@ -52,6 +56,12 @@ fn secondary_of(peer: Peer) -> String {
 
 /// A server's whole zone, line by line as dig prints it, in an order of its own.
 fn all_records(server: SocketAddr) -> Result<Vec<String>, String> {
+    let records = records_at(server)?;
+    assert_eq!(records.len(), 10, "{records:#?}");
+    Ok(records)
+}
+
+fn records_at(server: SocketAddr) -> Result<Vec<String>, String> {
     let (at, key) = (format!("@{}", server.ip()), format!("hmac-sha256:transfer.:{SECRET}"));
     let said = dig_at(&at, &["move.test", "AXFR", "-y", &key, "+noall", "+answer", "+onesoa"])?;
     let is_record = |line: &&str| !line.is_empty() && !line.contains("TSIG");
@@ -63,7 +73,6 @@ fn all_records(server: SocketAddr) -> Result<Vec<String>, String> {
         record[..end].make_ascii_lowercase();
     }
     records.sort();
-    assert_eq!(records.len(), 10, "{said}");
     Ok(records)
 }
 
@@ -123,6 +132,33 @@ fn a_zone_goes_to(peer: Peer) -> Result<(), String> {
         (text_at(address(peer)).as_deref() == Some("second")).then_some(())
     });
     wait_for("the answer to NOTIFY", AT_ONCE, || ours.log().contains("notified").then_some(()));
+    Ok(())
+}
+
+/// Signed by Knot, with NSEC3; the first of the primaries is not there.
+fn a_signed_zone_comes_as_it_is_from_the_primary_that_works() -> Result<(), String> {
+    let stage = Stage::new()?;
+    stage.write("primary.zone", &zone(1, SLOW, "first"));
+    let mut primary = stage.start_signing_knot()?;
+    wait_for_text(address(Peer::Knot), "first", PATIENCE);
+    let here = "{ address = \"127.0.0.3\", key = \"transfer.\" }";
+    stage.configure(&format!(
+        "primaries = [{{ address = \"127.0.0.9\" }}, {here}]\ntransfer_to = [{{ key = \"transfer.\" }}]"
+    ));
+    let ours = stage.start_ours();
+    wait_for_text(OURS, "first", PATIENCE);
+    let records = records_at(OURS)?;
+    assert_eq!(records, records_at(address(Peer::Knot))?);
+    let count = |word: &str| records.iter().filter(|record| record.contains(word)).count();
+    assert!(count(" NSEC3 ") >= 10 && count(" RRSIG ") >= 20 && count(" DNSKEY ") >= 1, "{records:#?}");
+    let denied = dig(&["nothing.move.test", "A", "+dnssec"])?;
+    assert!(denied.contains("NXDOMAIN") && denied.matches("NSEC3").count() >= 2, "{denied}");
+    // Differences of a signed zone touch signatures and its chain.
+    stage.write("primary.zone", &(zone(2, SLOW, "second") + "new A 192.0.2.77\n"));
+    primary.signal(Signal::SIGHUP);
+    wait_for_text(OURS, "second", AT_ONCE);
+    assert_eq!(records_at(OURS)?, records_at(address(Peer::Knot))?);
+    assert!(ours.log().contains("form=\"differences\""), "{}", ours.log());
     Ok(())
 }
 
@@ -229,7 +265,7 @@ fn a_faulty_version_leaves_the_old_one() -> Result<(), String> {
     stage.write("primary.zone", &zone(1, SLOW, "first"));
     let mut primary = stage.start_peer(peer, true, SECRET)?;
     wait_for_text(address(peer), "first", PATIENCE);
-    let race = "[[race]]\nname = \"raced.move.test.\"\n[race.sites.a]\na = [\"192.0.2.1\"]";
+    let race = "[[race]]\nname = \"raced.move.test.\"\n[race.fallback]\na = [\"192.0.2.1\"]\n[race.sites.a]\na = [\"192.0.2.1\"]";
     stage.configure(&format!("{}\n{race}", secondary_of(peer)));
     let ours = stage.start_ours();
     wait_for_text(OURS, "first", PATIENCE);

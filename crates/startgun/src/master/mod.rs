@@ -65,7 +65,7 @@ pub fn run(path: &Path) -> Result<(), String> {
 
     let (roster_handle, events) = RosterHandle::new();
     let challenges = roster_handle.clone();
-    let notices = Notices::default();
+    let notices = Notices::new(clock.clone());
     let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes), &notices);
     let (shards, threads) = started.map_err(|error| format!("starting threads: {error}"))?;
     let current = Current::new(Arc::new(config.clone()), Arc::clone(&service), cookies);
@@ -99,7 +99,7 @@ pub fn run(path: &Path) -> Result<(), String> {
         let reloader = Reloader { path, current, epoch, seed, shards, roster, streams, notices, turn };
         tokio::task::spawn_local(reloader.clone().on_hangup());
         tokio::task::spawn_local(signing::renew(reloader.clone()));
-        tokio::task::spawn_local(secondary::run(reloader.clone(), clock.clone()));
+        tokio::task::spawn_local(secondary::run(reloader.clone()));
         let describe = Describe { host_clock, started: Instant::now(), reloader };
         listeners.serve(tls, &describe).await?;
         tracing::info!(master = describe.reloader.current.config().host.name, "ready");
@@ -285,7 +285,7 @@ impl Describe {
             host_clock: self.host_clock.get(),
             agents,
             races: races.collect(),
-            secondaries: self.reloader.notices.documents(),
+            secondaries: self.reloader.notices.documents(&service),
             open_races: snapshot.open_races,
             streams: self.reloader.streams.document(),
             counters: counters.map(|(name, count)| (name.to_owned(), count)).collect(),

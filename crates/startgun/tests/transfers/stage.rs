@@ -152,6 +152,22 @@ impl Stage {
         Ok(self.start(peer.name(), command))
     }
 
+    /// Knot, which signs the zone that it is primary for.
+    ///
+    /// # Errors
+    /// What is missing here.
+    pub fn start_signing_knot(&self) -> Result<Running, String> {
+        let (program, libraries, _) = Peer::Knot.find()?;
+        let mut command = self.knot(&program, true, SECRET);
+        let text = fs::read_to_string(self.path("knot.conf")).expect("just written");
+        let policy = "policy:\n  - id: signed\n    nsec3: on\n    single-type-signing: on\nzone:\n";
+        let text = text.replace("zone:\n", policy).replace("difference\n", "difference-no-serial\n");
+        let text = text.replace("journal-content: changes", "journal-content: all");
+        self.write("knot.conf", &(text + "    dnssec-signing: on\n    dnssec-policy: signed\n"));
+        command.env("LD_LIBRARY_PATH", libraries);
+        Ok(self.start("knot", command))
+    }
+
     fn nsd(&self, program: &Path, is_primary: bool, secret: &str) -> Command {
         let directory = self.scratch.path().display();
         let zone = match is_primary {
