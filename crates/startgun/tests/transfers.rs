@@ -10,7 +10,9 @@ mod servers;
 #[path = "transfers/stage.rs"]
 mod stage;
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use servers::Peer;
 use stage::{OURS, PATIENCE, SECRET, SLOW, Stage, WRONG_SECRET, address, text_at, wait_for_text, zone};
 use support::{Test, wait_for};
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 14] = [
     ("a_zone_comes_from_knot", || a_zone_comes_from(Peer::Knot)),
     ("a_zone_comes_from_nsd", || a_zone_comes_from(Peer::Nsd)),
     ("a_zone_comes_from_bind", || a_zone_comes_from(Peer::Bind)),
@@ -30,6 +32,10 @@ const TESTS: [(&str, Test); 13] = [
     (
         "a_signed_zone_comes_as_it_is_from_the_primary_that_works",
         a_signed_zone_comes_as_it_is_from_the_primary_that_works,
+    ),
+    (
+        "raced_names_in_a_signed_zone_of_a_primary_are_signed_here",
+        raced_names_in_a_signed_zone_of_a_primary_are_signed_here,
     ),
     ("a_zone_outlives_its_primary_until_it_expires", a_zone_outlives_its_primary_until_it_expires),
     ("a_wrong_key_moves_nothing_knot", || a_wrong_key_moves_nothing(Peer::Knot)),
@@ -159,6 +165,34 @@ fn a_signed_zone_comes_as_it_is_from_the_primary_that_works() -> Result<(), Stri
     wait_for_text(OURS, "second", AT_ONCE);
     assert_eq!(records_at(OURS)?, records_at(address(Peer::Knot))?);
     assert!(ours.log().contains("form=\"differences\""), "{}", ours.log());
+    Ok(())
+}
+
+/// The zone that fuzz targets are served from, signed long ago, and its key: first a wrong one, then the right one.
+fn raced_names_in_a_signed_zone_of_a_primary_are_signed_here() -> Result<(), String> {
+    let stage = Stage::new()?;
+    let service = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/service");
+    stage.write("primary.zone", &fs::read_to_string(service.join("nsec.zone")).expect("a zone"));
+    let _primary = stage.start_knot_for("nsec.test")?;
+    let soa = || dig_at("@127.0.0.3", &["nsec.test", "SOA", "+short"]).is_ok_and(|said| said.contains("nsec.test."));
+    wait_for("Knot serves it", PATIENCE, || soa().then_some(()));
+    let configure = |key: &str| {
+        let key = service.join(key).display().to_string();
+        let race = "[[race]]\nname = \"*.raced.nsec.test.\"\n[race.fallback]\na = [\"192.0.2.1\"]\n[race.sites.a]\na = [\"192.0.2.1\"]";
+        let zone = "primaries = [{ address = \"127.0.0.3\", key = \"transfer.\" }]";
+        stage.configure_zone("nsec.test", &format!("{zone}\nkeys = [\"{key}\"]\n{race}"));
+    };
+    configure("Knsec3.test.+013+55344.private");
+    assert!(!stage.startgun(&["check", "--config", "m1.toml"]).status.success(), "a key of another zone");
+    configure("Knsec.test.+013+22558.private");
+    let ours = stage.start_ours();
+    let asked = ["a.raced.nsec.test", "A", "+tcp", "+dnssec"];
+    let said =
+        wait_for("a raced name is answered", PATIENCE, || dig(&asked).ok().filter(|said| said.contains("NOERROR")));
+    assert!(said.contains("192.0.2.1") && said.contains("RRSIG"), "{said} {}", ours.log());
+    // The copy is not replaced by a version that cannot be served.
+    stage.reload();
+    assert!(dig(&asked)?.contains("RRSIG"));
     Ok(())
 }
 

@@ -113,11 +113,16 @@ impl Stage {
 
     /// Our master's configuration; `zone` is what stands in its `[[zone]]` beside the name.
     pub fn configure(&self, zone: &str) {
+        self.configure_zone("move.test", zone);
+    }
+
+    /// The same, of another name.
+    pub fn configure_zone(&self, name: &str, zone: &str) {
         let text = format!(
             "role = \"master\"\nname = \"m1\"\ncontrol_listen = \"127.0.0.1:8530\"\nfast_path_listen = \"127.0.0.1:8531\"\n\
              state_dir = \"state\"\nstatus_socket = \"m1.sock\"\n[fleet]\nca = \"m1/ca.crt\"\ncertificate = \"m1/m1.crt\"\n\
              key = \"m1/m1.key\"\n[clock]\nhost_source = \"none\"\n[[service]]\naddress = \"{OURS}\"\n\
-             [[tsig_key]]\nname = \"transfer.\"\nsecret_file = \"secret\"\n[[zone]]\nname = \"move.test.\"\n{zone}\n"
+             [[tsig_key]]\nname = \"transfer.\"\nsecret_file = \"secret\"\n[[zone]]\nname = \"{name}.\"\n{zone}\n"
         );
         self.write("m1.toml", &text);
     }
@@ -164,6 +169,19 @@ impl Stage {
         let text = text.replace("zone:\n", policy).replace("difference\n", "difference-no-serial\n");
         let text = text.replace("journal-content: changes", "journal-content: all");
         self.write("knot.conf", &(text + "    dnssec-signing: on\n    dnssec-policy: signed\n"));
+        command.env("LD_LIBRARY_PATH", libraries);
+        Ok(self.start("knot", command))
+    }
+
+    /// Knot as the primary of a zone of another name.
+    ///
+    /// # Errors
+    /// What is missing here.
+    pub fn start_knot_for(&self, name: &str) -> Result<Running, String> {
+        let (program, libraries, _) = Peer::Knot.find()?;
+        let mut command = self.knot(&program, true, SECRET);
+        let text = fs::read_to_string(self.path("knot.conf")).expect("just written");
+        self.write("knot.conf", &text.replace("move.test", name));
         command.env("LD_LIBRARY_PATH", libraries);
         Ok(self.start("knot", command))
     }
