@@ -104,6 +104,13 @@ impl MasterConfig {
             self.shards = cores.min(usize::from(SHARDS_MAX)) as u8;
         }
     }
+
+    /// The service. The configuration keeps none of its zones: they would outlive their being served.
+    pub fn take_service(&mut self) -> Service {
+        let service = self.service.clone();
+        self.service.zones = ZoneSet::default();
+        service
+    }
 }
 
 impl fmt::Display for MasterConfig {

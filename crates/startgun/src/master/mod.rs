@@ -48,7 +48,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     config.settle_shards();
     let clock = startup::clock(&config.host);
     let epoch = startup::epoch()?;
-    let service: SharedService = Arc::new(signing::signed(config.service.clone(), &config)?);
+    let service: SharedService = Arc::new(signing::signed(config.take_service(), &config)?);
     let tls = ServerTls::load(&config.host.fleet).map_err(|error| error.to_string())?;
     startup::check_identity(&config.host.name, &tls.identity().name)?;
 
@@ -73,7 +73,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     let stopping = shards.clone();
     let roster = Roster::new(
         RosterConfig {
-            service: Arc::clone(&service),
+            service,
             epoch,
             service_addresses: config.service_addresses.clone(),
             shards: config.shards,

@@ -21,6 +21,11 @@ use startgun_core::master::{Service, SharedService};
 use startgun_core::time::Epoch;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+/// What was served before is let go so much later, and not by a shard: to give millions of records back takes a tenth of a
+/// second, in which it would answer nobody. Shards take a new configuration within a batch.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// What the master serves at the moment.
 #[derive(Clone)]
@@ -161,9 +166,14 @@ impl Reloader {
     }
 
     async fn serve(&self, config: Arc<MasterConfig>, service: SharedService, cookies: &CookieSecrets) {
+        let before = self.current.service();
         self.shards.configure(|shard| shard_config(&config, shard, self.epoch, &service, cookies, self.seed));
         self.roster.replace_service(Arc::clone(&service)).await;
         self.current.replace(config, service, cookies.clone());
+        tokio::spawn(async {
+            tokio::time::sleep(LAST_LOOK).await;
+            let _ = tokio::task::spawn_blocking(|| drop(before)).await;
+        });
     }
 
     /// Reloads at every SIGHUP, until the process ends.
@@ -212,7 +222,7 @@ fn prepare(path: &std::path::Path, before: &MasterConfig, service: &Service) -> 
     if !fixed.is_empty() {
         return Err(format!("{}: changed {}: that needs a restart", path.display(), fixed.join(", ")));
     }
-    let succeeded = config.service.clone().succeed(service);
+    let succeeded = config.take_service().succeed(service);
     let service = succeeded.map_err(|places| {
         format!("{}: raced names old and new need {places} places: that needs a restart", path.display())
     })?;
