@@ -303,16 +303,22 @@ fn a_faulty_version_leaves_the_old_one() -> Result<(), String> {
     stage.configure(&format!("{}\n{race}", secondary_of(peer)));
     let ours = stage.start_ours();
     wait_for_text(OURS, "first", PATIENCE);
-    // The name is raced here: it cannot be plain as well.
+    // What is raced here gives way; of another type it cannot be plain as well.
     stage.write("primary.zone", &(zone(2, SLOW, "second") + "raced A 192.0.2.9\n"));
+    primary.signal(Signal::SIGHUP);
+    wait_for_text(OURS, "second", AT_ONCE);
+    assert!(dig(&["raced.move.test", "A", "+tcp", "+short"])?.contains("192.0.2.1"));
+    stage.reload();
+    assert_eq!(text_at(OURS).as_deref(), Some("second"));
+    stage.write("primary.zone", &(zone(3, SLOW, "third") + "raced A 192.0.2.9\nraced AAAA 2001:db8::9\n"));
     primary.signal(Signal::SIGHUP);
     let error = wait_for(&format!("a refusal: {}", ours.log()), AT_ONCE, || {
         Some(stage.status()["secondaries"][0]["error"].as_str()?.to_owned())
     });
     assert!(error.contains("raced.move.test."), "{error}");
-    assert_eq!(text_at(OURS).as_deref(), Some("first"));
-    stage.write("primary.zone", &zone(3, SLOW, "third"));
+    assert_eq!(text_at(OURS).as_deref(), Some("second"));
+    stage.write("primary.zone", &zone(4, SLOW, "fourth"));
     primary.signal(Signal::SIGHUP);
-    wait_for_text(OURS, "third", AT_ONCE);
+    wait_for_text(OURS, "fourth", AT_ONCE);
     Ok(())
 }

@@ -17,7 +17,7 @@ pub use signing::{Signers, SigningError};
 
 use crate::dns::name::NameError;
 use crate::dns::transfer::Policy;
-use crate::dns::zone::ZoneError;
+use crate::dns::zone::{self, ZoneError};
 use crate::dns::{Answers, CanonicalName, PreparedAnswers, RacedName, Record, Zone, ZoneSet};
 use crate::playbook::{LatePolicy, MAX_RACES, Playbook, PlaybookRace};
 use crate::time::Span;
@@ -211,7 +211,7 @@ impl Service {
         self.races.iter().zip(0u16..).filter(move |(race, _)| is_here(race))
     }
 
-    /// The same service with another version of one of its zones, its raced names in their places; `None` for no data. Where
+    /// The same service with another version of a secondary's zone, its raced names in their places; `None` for no data. Where
     /// it has raced names and is, or was, signed, signatures are to be made after this; else those that are there stay.
     ///
     /// # Errors
@@ -219,7 +219,10 @@ impl Service {
     pub fn with_zone(&self, apex: &CanonicalName, records: Option<Vec<Record>>) -> Result<Self, ZoneError> {
         let raced: Vec<RacedName> = self.races_in(apex).map(|(race, index)| race.raced_name(index)).collect();
         let zone = match records {
-            Some(records) => Zone::new(apex.clone(), records, &raced)?,
+            Some(mut records) => {
+                zone::give_way(&mut records, &raced);
+                Zone::new(apex.clone(), records, &raced)?
+            }
             None => Zone::without_data(apex.clone()),
         };
         let mut service = self.clone();

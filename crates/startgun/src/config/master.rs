@@ -11,6 +11,7 @@ use ring::rand::SystemRandom;
 use startgun_core::control::{MAX_SERVICES, is_site_name};
 use startgun_core::dns::sign::SigningKey;
 use startgun_core::dns::site::NameServer;
+use startgun_core::dns::zone::give_way;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, ZoneSet};
 use startgun_core::master::{Delay, RaceConfig, Service, Signers, Stamp, Transmit};
 use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_NAME_SERVERS, MAX_RACES};
@@ -365,8 +366,9 @@ fn check_raced_name(value: &Value<'_>, name: &CanonicalName, zones: &[Zone], zon
     if let Some(child) = zone.delegation_of(name) {
         return value.fault(format!("{name}, which is delegated with {child}"), "a name that this master answers");
     }
-    // In a signed zone they are placeholders, without which its denial chain would deny what sites answer.
-    if zone.has(&zone.apex, Rtype::DNSKEY) {
+    // In a signed zone they are placeholders, without which its denial chain would deny what sites answer. In a secondary's
+    // they are what its primary answers.
+    if zone.is_secondary || zone.has(&zone.apex, Rtype::DNSKEY) {
         return Some(());
     }
     match [Rtype::A, Rtype::AAAA, Rtype::CNAME].into_iter().find(|&rtype| zone.has(name, rtype)) {
@@ -589,7 +591,14 @@ fn assemble(
         return None;
     }
     let raced: Vec<RacedName> = races.iter().zip(0u16..).map(|(race, index)| race.raced_name(index)).collect();
-    let built = zones.into_iter().map(|zone| (zone.apex.clone(), zone.has_data.then(|| zone.into_records().collect())));
+    let built = zones.into_iter().map(|zone| {
+        let (apex, is_secondary) = (zone.apex.clone(), zone.is_secondary);
+        let mut records = zone.has_data.then(|| zone.into_records().collect());
+        if let Some(records) = records.as_mut().filter(|_| is_secondary) {
+            give_way(records, &raced);
+        }
+        (apex, records)
+    });
     match ZoneSet::build_some(built, &raced) {
         // Names in answers were read as names.
         Ok(zones) => {

@@ -41,6 +41,8 @@ pub(super) struct Zone {
     source: Source,
     /// Whether there is anything; nothing there is of a secondary's zone without a good copy.
     pub has_data: bool,
+    /// Whether it comes from another server.
+    pub is_secondary: bool,
 }
 
 /// Where a zone's text came from.
@@ -188,7 +190,7 @@ fn read_copy_of(primaries: &Value<'_>, apex: CanonicalName, copies: &Copies, rec
     match loaded.filter(|_| findings.errors.is_empty()) {
         Some(zone) if zone.is_good(copies.age(&apex)) => {
             *records_left -= zone.records.len();
-            zone
+            Zone { is_secondary: true, ..zone }
         }
         _ => nothing(apex),
     }
@@ -312,14 +314,14 @@ impl Zone {
     fn new(apex: CanonicalName, mut records: Vec<PlacedRecord>, source: Source) -> Zone {
         order::sort(&apex, &mut records);
         records.shrink_to_fit();
-        Zone { apex, records, source, has_data: true }
+        Zone { apex, records, source, has_data: true, is_secondary: false }
     }
 
     /// A zone of which there is nothing.
     fn without_data(apex: CanonicalName, primaries: &Value<'_>) -> Zone {
         let start = Start::At(primaries.document.position(primaries.span.start));
         let source = Source { key: primaries.key.clone(), files: vec![primaries.document.file().to_owned()], start };
-        Zone { apex, records: Vec::new(), source, has_data: false }
+        Zone { apex, records: Vec::new(), source, has_data: false, is_secondary: true }
     }
 
     /// Whether a copy that was confirmed so long ago may be served (RFC 1035 section 3.3.13, EXPIRE).

@@ -90,6 +90,15 @@ pub struct RacedName {
     pub is_referral: bool,
 }
 
+/// Leaves out the records of a secondary's zone that races take the place of: its primary has them for those that ask other
+/// servers. What a race does not decide stays, and is a fault where it may not.
+pub fn give_way(records: &mut Vec<Record>, races: &[RacedName]) {
+    let races: BTreeMap<&CanonicalName, &[Rtype]> = races.iter().map(|race| (&race.name, &race.types[..])).collect();
+    if !races.is_empty() {
+        records.retain(|record| !races.get(&record.owner).is_some_and(|types| types.contains(&record.rtype)));
+    }
+}
+
 /// One zone. Without any node it has no data: a secondary's that was never transferred, or is too old to be answered for.
 #[derive(Clone, Debug)]
 pub struct Zone {
