@@ -22,7 +22,7 @@ use servers::Peer;
 use stage::{OURS, PATIENCE, SECRET, SLOW, Stage, WRONG_SECRET, address, text_at, wait_for_text, zone};
 use support::{Test, wait_for};
 
-const TESTS: [(&str, Test); 14] = [
+const TESTS: [(&str, Test); 15] = [
     ("a_zone_comes_from_knot", || a_zone_comes_from(Peer::Knot)),
     ("a_zone_comes_from_nsd", || a_zone_comes_from(Peer::Nsd)),
     ("a_zone_comes_from_bind", || a_zone_comes_from(Peer::Bind)),
@@ -36,6 +36,10 @@ const TESTS: [(&str, Test); 14] = [
     (
         "raced_names_in_a_signed_zone_of_a_primary_are_signed_here",
         raced_names_in_a_signed_zone_of_a_primary_are_signed_here,
+    ),
+    (
+        "differences_that_do_not_fit_are_followed_by_the_whole_zone",
+        differences_that_do_not_fit_are_followed_by_the_whole_zone,
     ),
     ("a_zone_outlives_its_primary_until_it_expires", a_zone_outlives_its_primary_until_it_expires),
     ("a_wrong_key_moves_nothing_knot", || a_wrong_key_moves_nothing(Peer::Knot)),
@@ -101,6 +105,11 @@ fn a_zone_comes_from(peer: Peer) -> Result<(), String> {
     let shown = &status["secondaries"][0];
     assert_eq!((shown["name"].as_str(), shown["serial"].as_u64()), (Some("move.test."), Some(2)), "{shown}");
     assert_eq!(shown["primary"].as_str(), Some(address(peer).to_string().as_str()), "{shown}");
+    let text = stage.startgun(&["status", "--socket", "m1.sock"]).stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line = text.lines().find(|line| line.trim_start().starts_with("move.test.")).expect("the zone is shown");
+    assert!(text.contains("secondary zones") && line.contains("serial 2 · from 127.0.0."), "{text}");
+    assert!(line.contains("expires in 604"), "{text}");
     let count = |counter: &str| status["counters"][counter].as_u64().unwrap_or_default();
     // NSD keeps differences only of what it was sent itself.
     assert_eq!(all_records(OURS)?, all_records(address(peer))?);
@@ -193,6 +202,28 @@ fn raced_names_in_a_signed_zone_of_a_primary_are_signed_here() -> Result<(), Str
     // The copy is not replaced by a version that cannot be served.
     stage.reload();
     assert!(dig(&asked)?.contains("RRSIG"));
+    Ok(())
+}
+
+/// A copy that is not what the primary takes it for: differences delete what is not there.
+fn differences_that_do_not_fit_are_followed_by_the_whole_zone() -> Result<(), String> {
+    let peer = Peer::Knot;
+    let stage = Stage::new()?;
+    stage.write("primary.zone", &zone(1, SLOW, "first"));
+    let mut primary = stage.start_peer(peer, true, SECRET)?;
+    wait_for_text(address(peer), "first", PATIENCE);
+    stage.configure(&secondary_of(peer));
+    let ours = stage.start_ours();
+    wait_for_text(OURS, "first", PATIENCE);
+    let copy = fs::read_to_string(stage.path("state/zones/move.test.zone")).expect("a copy");
+    assert!(copy.contains("v.move.test. 60 IN TXT \"first\"\n"), "{copy}");
+    stage.write("state/zones/move.test.zone", &copy.replace("v.move.test. 60 IN TXT \"first\"\n", ""));
+    stage.write("primary.zone", &zone(2, SLOW, "second"));
+    primary.signal(Signal::SIGHUP);
+    wait_for_text(OURS, "second", AT_ONCE);
+    assert_eq!(all_records(OURS)?, all_records(address(peer))?);
+    assert!(ours.log().contains("differences that do not fit together"), "{}", ours.log());
+    assert_eq!(stage.status()["counters"]["transfers_in_whole"], 2);
     Ok(())
 }
 
