@@ -97,7 +97,6 @@ fn a_copy_is_served_while_it_is_good() {
     let text = MASTER
         .replace("[[zone]]", KEYS)
         .replace(RECORDS, PRIMARIES)
-        .replace("[[service]]", "[[service]]")
         .replace("\n\n[fleet]", "\nstate_dir = \"state\"\n\n[fleet]");
     let apex: CanonicalName = "example.org".parse().expect("a name");
     let copies = Copies::new(&scratch.path().join("state"));
