@@ -8,6 +8,7 @@ use startgun_core::dns::cookie::CookieSecrets;
 use startgun_core::dns::{Query, Response, Verdict};
 use startgun_core::master::Service;
 use startgun_core::master::central::{self, Stream};
+use startgun_core::master::transfer::{self, Asking};
 use startgun_core::playbook::PreparedPlaybook;
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -24,7 +25,9 @@ const TCP_LIMIT: usize = u16::MAX as usize;
 pub fn dns_query(packet: &[u8]) {
     let service = service();
     let over_tcp = over_tcp(&service, packet);
+    of_transfer(&service, packet);
     match Query::parse(packet) {
+        Verdict::Notify => assert_eq!(over_tcp.expect("an answer")[3] & 0xf, 4, "answered elsewhere"),
         Verdict::Ignore => assert_eq!(over_tcp, None, "silence over UDP, so over TCP"),
         Verdict::Error(code) => {
             let over_udp = answer::error(packet, code, Vec::new());
@@ -43,6 +46,26 @@ pub fn dns_query(packet: &[u8]) {
             check(&query, &over_tcp.expect("an answer over TCP"), TCP_LIMIT);
             over_udp(&service, &query);
             at_site(&service, &query);
+        }
+    }
+}
+
+/// What is answered to NOTIFY, requests for transfers, and whatever is signed, from a stranger.
+fn of_transfer(service: &Service, packet: &[u8]) {
+    if !transfer::concerns(packet) {
+        return;
+    }
+    for is_stream in [false, true] {
+        let from = IpAddr::from([203, 0, 113, 9]);
+        let asking = Asking { from, is_stream, unix_s: 1_800_000_000, may_transfer: true };
+        match transfer::answer(service, packet, asking) {
+            transfer::Answer::Silence => {}
+            transfer::Answer::Message { bytes, notified } => {
+                assert!(is_stream || bytes.len() <= packet.len().max(1_232), "{} bytes", bytes.len());
+                assert_eq!((&bytes[..2], bytes[2] & 0x80), (&packet[..2], 0x80), "an answer to it");
+                assert_eq!(notified, None, "a stranger is no primary");
+            }
+            transfer::Answer::Zone(_) => panic!("a stranger is no secondary"),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`frames`] | an opened datagram | `wire::frame::frames` |
 //! | [`datagrams`] | [steps](datagrams) | an agent and a shard under the right keys, and sealed datagrams without them |
 //! | [`control`] | JSON documents, one a line | `ToAgent`, `ToMaster`, `Playbook`, the roster and the agent behind them |
+//! | [`transfer`] | flags, and a primary's messages over TCP | `dns::transfer::Inbound`, `dns::tsig` |
 //! | [`scenario`] | a scenario of the demo | `Scenario::parse` |
 //! | [`configuration`] | a configuration file | `startgun::config` |
 //!
@@ -23,24 +24,27 @@ pub mod datagrams;
 mod dns;
 mod files;
 mod service;
+mod transfer;
 mod wire;
 
 pub use control::control;
 pub use datagrams::datagrams;
 pub use dns::dns_query;
 pub use files::{configuration, scenario, zone_file};
+pub use transfer::transfer;
 pub use wire::frames;
 
 /// A target: panics where its parser does not do what it must.
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("dns_query", dns_query),
     ("zone_file", zone_file),
     ("frames", frames),
     ("datagrams", datagrams),
     ("control", control),
+    ("transfer", transfer),
     ("scenario", scenario),
     ("configuration", configuration),
 ];

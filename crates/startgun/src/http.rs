@@ -1,6 +1,6 @@
 //! HTTP for machines: `/metrics` (Prometheus), `/healthz` (the process answers), `/readyz` (it can do its work).
 
-use crate::status::{Document, RaceDocument, Source, StreamsDocument, reported};
+use crate::status::{Document, RaceDocument, SecondaryDocument, Source, StreamsDocument, reported};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -36,6 +36,11 @@ struct BySource {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRace {
     race: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByZone {
+    zone: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +125,7 @@ pub fn render(document: &Document) -> String {
             peers(&mut registry, reports);
             stand_downs(&mut registry, &master.agents);
             spreads(&mut registry, &master.races);
+            secondaries(&mut registry, &master.secondaries);
         }
         Document::Agent(agent) => {
             counters(&mut registry, "agent", &agent.counters);
@@ -220,6 +226,25 @@ fn stand_downs(registry: &mut Registry, agents: &[AgentStatus]) {
         }
     }
     registry.register("agent_stood_down", "Stand-downs since the agent's start", stood_down);
+}
+
+/// Zones that are transferred from elsewhere.
+fn secondaries(registry: &mut Registry, zones: &[SecondaryDocument]) {
+    let [serial, checked, expires] = [0; 3].map(|_| Family::<ByZone, Gauge<f64, AtomicU64>>::default());
+    for zone in zones {
+        let key = ByZone { zone: zone.name.clone() };
+        if let Some(number) = zone.serial {
+            serial.get_or_create(&key).set(f64::from(number));
+        }
+        if let Some(ago_s) = zone.checked_s_ago {
+            checked.get_or_create(&key).set(ago_s as f64);
+        }
+        expires.get_or_create(&key).set(zone.expires_in_s.unwrap_or(0) as f64);
+    }
+    registry.register("master_secondary_serial", "The version of a secondary zone that is served", serial);
+    let mut timed = |name: &str, help: &str, family| registry.register_with_unit(name, help, Unit::Seconds, family);
+    timed("master_secondary_checked_ago", "Since the last check of a secondary zone", checked);
+    timed("master_secondary_expires_in", "Until a secondary zone expires, 0 where it has", expires);
 }
 
 /// Start spread of every raced name.

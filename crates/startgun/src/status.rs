@@ -25,8 +25,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::time::timeout;
 
-/// Longest document that the client reads: 1,024 agents of 4 KiB.
-const MAX_DOCUMENT: u64 = 4 << 20;
+/// Longest document that the client reads: 1,024 agents of 4 KiB, and 65,536 secondary zones of 448 bytes.
+const MAX_DOCUMENT: u64 = 32 << 20;
 /// Longest request: a name of 63 bytes, with room for spaces.
 const MAX_REQUEST: usize = 256;
 /// A client that has not begun to ask by then wants the document; on one host that takes microseconds.
@@ -79,6 +79,9 @@ pub struct MasterDocument {
     pub agents: Vec<AgentStatus>,
     /// Its raced names.
     pub races: Vec<RaceDocument>,
+    /// Its zones that are transferred from elsewhere.
+    #[serde(default)]
+    pub secondaries: Vec<SecondaryDocument>,
     /// Races that are open now.
     pub open_races: usize,
     /// Connections of clients.
@@ -110,6 +113,29 @@ pub struct RaceDocument {
     pub signal: Option<String>,
     /// Latest − earliest departure of one race.
     pub start_spread: Option<Quantiles>,
+}
+
+/// A zone that is transferred from a primary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecondaryDocument {
+    /// The zone.
+    pub name: String,
+    /// The version that is served; absent while the zone has no data and is answered for with SERVFAIL.
+    pub serial: Option<u32>,
+    /// Where it is transferred from.
+    pub primaries: Vec<SocketAddr>,
+    /// The primary that last confirmed or sent it, since the start.
+    pub primary: Option<SocketAddr>,
+    /// Whether a check is under way.
+    pub is_checked_now: bool,
+    /// Seconds since the last check ended, well or not.
+    pub checked_s_ago: Option<u64>,
+    /// Seconds until the next check.
+    pub next_check_in_s: u64,
+    /// Seconds until the zone expires, if no primary confirms it until then; absent where it has.
+    pub expires_in_s: Option<u64>,
+    /// What went wrong in the last check.
+    pub error: Option<String>,
 }
 
 /// How long an answer is waited for.
@@ -394,8 +420,37 @@ fn master_text(master: &MasterDocument) -> String {
         }
         out.push('\n');
     }
+    if !master.secondaries.is_empty() {
+        secondaries_text(&mut out, &master.secondaries);
+    }
     counters_text(&mut out, &master.counters);
     out
+}
+
+fn secondaries_text(out: &mut String, secondaries: &[SecondaryDocument]) {
+    let _ = writeln!(out, "\nsecondary zones");
+    for zone in secondaries {
+        let serial =
+            zone.serial.map_or("no data, answered with SERVFAIL".to_owned(), |serial| format!("serial {serial}"));
+        let _ = write!(out, "  {:<40} {serial}", zone.name);
+        if let Some(primary) = zone.primary {
+            let _ = write!(out, " · from {primary}");
+        }
+        if let Some(ago) = zone.checked_s_ago {
+            let _ = write!(out, " · checked {ago} s ago");
+        }
+        let _ = match zone.is_checked_now {
+            true => write!(out, " · being checked"),
+            false => write!(out, " · next check in {} s", zone.next_check_in_s),
+        };
+        if let Some(expires) = zone.expires_in_s {
+            let _ = write!(out, " · expires in {expires} s");
+        }
+        out.push('\n');
+        if let Some(error) = &zone.error {
+            let _ = writeln!(out, "      {error}");
+        }
+    }
 }
 
 fn agent_text(agent: &AgentDocument) -> String {

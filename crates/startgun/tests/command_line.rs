@@ -119,12 +119,15 @@ impl Drop for Cleanup<'_> {
 }
 
 /// What `http.rs` makes of figures, without `startgun_`.
-const GAUGES: [&str; 18] = [
+const GAUGES: [&str; 21] = [
     "master_open_connections",
     "master_open_races",
     "master_tls_certificate_not_after_timestamp_seconds",
     "master_agents_racing",
     "master_races_measured_total",
+    "master_secondary_serial",
+    "master_secondary_checked_ago_seconds",
+    "master_secondary_expires_in_seconds",
     "master_start_spread_p50_seconds",
     "master_start_spread_p90_seconds",
     "master_start_spread_p99_seconds",
@@ -145,7 +148,15 @@ const GAUGES: [&str; 18] = [
 fn the_golden_names_of_metrics_are_the_counters_of_the_machines() {
     let mut names = BTreeSet::new();
     for (role, files) in [
-        ("master", &["master/shard/counters.rs", "wire/session.rs", "../../startgun/src/master/tcp/tally.rs"][..]),
+        (
+            "master",
+            &[
+                "master/shard/counters.rs",
+                "wire/session.rs",
+                "../../startgun/src/master/tcp/tally.rs",
+                "../../startgun/src/master/secondary/tally.rs",
+            ][..],
+        ),
         ("agent", &["agent/mod.rs", "agent/output.rs", "agent/link.rs", "agent/readiness.rs", "wire/session.rs"]),
     ] {
         for file in files {

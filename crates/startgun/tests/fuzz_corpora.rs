@@ -48,6 +48,7 @@ replays! {
     the_corpus_of_frames_passes "frames",
     the_corpus_of_datagrams_passes "datagrams",
     the_corpus_of_control_documents_passes "control",
+    the_corpus_of_transfers_passes "transfer",
     the_corpus_of_scenarios_passes "scenario",
     the_corpus_of_configurations_passes "configuration"
 }

@@ -270,6 +270,7 @@ fn check_master_status(master: &Value) {
         "host_clock",
         "agents",
         "races",
+        "secondaries",
         "open_races",
         "streams",
         "counters",

@@ -73,6 +73,8 @@ impl<'a> Response<'a> {
     pub fn central(&self, zones: &ZoneSet, lookup: Lookup<'_>, out: Vec<u8>) -> Vec<u8> {
         match (lookup, self.query.rtype()) {
             (Lookup::NotOurs, _) => self.error(OptRcode::REFUSED, Some(NOT_AUTHORITATIVE), out),
+            // RFC 1035 section 3.3.13 on EXPIRE: the zone "is no longer authoritative", and no other data is.
+            (Lookup::NoData, _) => self.error(OptRcode::SERVFAIL, Some(INVALID_DATA), out),
             // Transfers are another matter, and only over TCP.
             (_, Rtype::AXFR | Rtype::IXFR) => self.error(OptRcode::REFUSED, Some(PROHIBITED), out),
             (Lookup::Raced(_), _) => self.unraced(zones, out),
@@ -84,7 +86,7 @@ impl<'a> Response<'a> {
     pub fn unraced(&self, zones: &ZoneSet, out: Vec<u8>) -> Vec<u8> {
         match zones.unraced(self.query.name(), self.query.rtype()) {
             Some(found) => self.zone(zones, found, out),
-            None => self.error(OptRcode::REFUSED, Some(NOT_AUTHORITATIVE), out),
+            None => self.error(OptRcode::SERVFAIL, Some(INVALID_DATA), out),
         }
     }
 
@@ -279,6 +281,8 @@ const PROHIBITED: u16 = 18;
 const NOT_AUTHORITATIVE: u16 = 20;
 /// Not Supported.
 pub const NOT_SUPPORTED: u16 = 21;
+/// "The authoritative server cannot answer with data for a zone it is otherwise configured to support."
+const INVALID_DATA: u16 = 24;
 
 /// Where a set's owner stands, an ancestor of the name at `placement`.
 fn owner_of(placement: Placement, set: SetRef<'_>) -> Placement {

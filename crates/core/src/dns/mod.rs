@@ -13,6 +13,9 @@ pub mod query;
 mod set;
 pub mod sign;
 pub mod site;
+pub mod transfer;
+pub mod tsig;
+mod wire;
 mod writer;
 pub mod zone;
 

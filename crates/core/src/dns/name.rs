@@ -36,6 +36,11 @@ impl CanonicalName {
         CanonicalName(bytes[..length].into())
     }
 
+    /// The name of uncompressed wire format, in whatever case.
+    pub(super) fn of_wire(bytes: &[u8]) -> Self {
+        CanonicalName(bytes.to_ascii_lowercase().into())
+    }
+
     /// The name of bytes that are in canonical form already.
     pub(super) fn from_canonical(bytes: &[u8]) -> Self {
         CanonicalName(bytes.into())

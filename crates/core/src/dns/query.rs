@@ -41,6 +41,8 @@ pub struct Query<'a> {
     pub edns: Option<Edns<'a>>,
     rtype: Rtype,
     class: Class,
+    /// Whether its last record is a signature (TSIG).
+    is_signed: bool,
     /// The name in canonical form; at most 255 bytes.
     name: [u8; MAX_NAME],
     name_length: u8,
@@ -57,6 +59,8 @@ pub enum Verdict<'a> {
     Ignore,
     /// An error with this code: header, the question where it could be read, and OPT for a code that needs one.
     Error(OptRcode),
+    /// Word that a zone has changed (RFC 1996): [`transfer`](crate::master::transfer) answers it.
+    Notify,
     /// A server cookie: nothing else is asked for (RFC 7873 section 5.4).
     Cookie(Edns<'a>),
     /// An answer.
@@ -89,8 +93,14 @@ impl<'a> Query<'a> {
         self.class
     }
 
+    /// Whether it is about a transfer, or carries a signature of the kind that transfers do: [`transfer`](crate::master::transfer)
+    /// answers it.
+    pub fn is_of_transfer(&self) -> bool {
+        self.is_signed || matches!(self.rtype, Rtype::AXFR | Rtype::IXFR)
+    }
+
     /// Header and question as they came: an answer begins like that, the name in the case in which it was asked.
-    pub(super) fn head(&self) -> &'a [u8] {
+    pub(crate) fn head(&self) -> &'a [u8] {
         &self.packet[..HEADER + usize::from(self.name_length) + 4]
     }
 
@@ -102,8 +112,10 @@ impl<'a> Query<'a> {
             return Verdict::Ignore;
         }
         // RFC 1035 section 4.1.1: "4 Not Implemented - The name server does not support the requested kind of query."
-        if Opcode::from_int(flags >> 3 & 0xf) != Opcode::QUERY {
-            return Verdict::Error(OptRcode::NOTIMP);
+        match Opcode::from_int(flags >> 3 & 0xf) {
+            Opcode::QUERY => {}
+            Opcode::NOTIFY => return Verdict::Notify,
+            _ => return Verdict::Error(OptRcode::NOTIMP),
         }
         let count = |place: usize| u16::from_be_bytes([counts[2 * place], counts[2 * place + 1]]);
         // One question, and nothing in the sections of an answer; or none, and a cookie.
@@ -131,14 +143,14 @@ impl<'a> Query<'a> {
         if authority != 0 && rtype != Rtype::IXFR {
             return Err(OptRcode::FORMERR);
         }
-        let edns = match (additional, rest) {
-            (0, _) => None,
+        let (edns, is_signed) = match (additional, rest) {
+            (0, _) => (None, false),
             _ if authority != 0 => other_additional(packet, additional)?,
             // The root's name, type 41: what nearly all have, and nothing else.
-            (1, [0, 0, 41, ..]) => Some(Edns::parse(rest)?.0),
+            (1, [0, 0, 41, ..]) => (Some(Edns::parse(rest)?.0), false),
             _ => other_additional(packet, additional)?,
         };
-        Ok(Query { packet, edns, rtype, class, name, name_length: length as u8 })
+        Ok(Query { packet, edns, rtype, class, is_signed, name, name_length: length as u8 })
     }
 }
 
@@ -257,10 +269,11 @@ fn is_subnet(data: &[u8]) -> bool {
 }
 
 /// The OPT record among several additional records. RFC 6891 section 6.1.1: "If a query message with more than one OPT RR is
-/// received, a FORMERR (RCODE=1) MUST be returned." As many records as the header says must be there.
-fn other_additional(packet: &[u8], count: u16) -> Result<Option<Edns<'_>>, OptRcode> {
+/// received, a FORMERR (RCODE=1) MUST be returned." As many records as the header says must be there. Says as well whether
+/// one is a signature.
+fn other_additional(packet: &[u8], count: u16) -> Result<(Option<Edns<'_>>, bool), OptRcode> {
     let message = Message::from_octets(packet).map_err(|_| OptRcode::FORMERR)?;
-    let mut found = None;
+    let (mut found, mut is_signed) = (None, false);
     let mut records = 0;
     let mut section = message.additional().map_err(|_| OptRcode::FORMERR)?;
     loop {
@@ -268,6 +281,7 @@ fn other_additional(packet: &[u8], count: u16) -> Result<Option<Edns<'_>>, OptRc
         let Some(record) = section.next() else { break };
         let record = record.map_err(|_| OptRcode::FORMERR)?;
         records += 1;
+        is_signed |= record.rtype() == Rtype::TSIG;
         if record.rtype() != Rtype::OPT {
             continue;
         }
@@ -277,7 +291,7 @@ fn other_additional(packet: &[u8], count: u16) -> Result<Option<Edns<'_>>, OptRc
             return Err(OptRcode::FORMERR);
         }
     }
-    if records == count { Ok(found) } else { Err(OptRcode::FORMERR) }
+    if records == count { Ok((found, is_signed)) } else { Err(OptRcode::FORMERR) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! What the master answers by itself: plain names, negative answers, and raced names when there is no race.
 
 use super::Service;
+#[cfg(doc)]
+use super::transfer;
 use crate::dns::answer::{self, NOT_SUPPORTED, Response, Transport};
 use crate::dns::cookie::{Cookie, CookieSecrets};
 use crate::dns::query::{Edns, Query, Verdict};
@@ -58,11 +60,13 @@ pub struct Stream<'a> {
     pub unix_s: u32,
 }
 
-/// The answer to a packet over TCP, where nothing is raced; `None` for silence.
+/// The answer to a packet over TCP, where nothing is raced and no zone transferred ([`transfer::answer`] does that); `None`
+/// for silence.
 pub fn answer_tcp(service: &Service, packet: &[u8], stream: &Stream<'_>, out: Vec<u8>) -> Option<Vec<u8>> {
     let judge = |option| stream.cookies.judge(option, stream.peer, stream.unix_s);
     match Query::parse(packet) {
         Verdict::Ignore => None,
+        Verdict::Notify => Some(answer::error(packet, OptRcode::NOTIMP, out)),
         Verdict::Error(code) => Some(answer::error(packet, code, out)),
         Verdict::Cookie(edns) => Some(answer_cookie(packet, &edns, edns.cookie.and_then(judge), out)),
         Verdict::Query(query) => {

@@ -9,13 +9,16 @@ mod mesh;
 mod roster;
 mod shard;
 mod signing;
+pub mod transfer;
 
 pub use roster::{AgentStatus, Roster, RosterConfig, RosterOutput, Slot};
 pub use shard::{AgentView, Arrival, Counters, Output, Shard, ShardConfig, Signalled, Timer};
 pub use signing::{Signers, SigningError};
 
 use crate::dns::name::NameError;
-use crate::dns::{Answers, CanonicalName, PreparedAnswers, RacedName, ZoneSet};
+use crate::dns::transfer::Policy;
+use crate::dns::zone::{self, ZoneError};
+use crate::dns::{Answers, CanonicalName, PreparedAnswers, RacedName, Record, Zone, ZoneSet};
 use crate::playbook::{LatePolicy, MAX_RACES, Playbook, PlaybookRace};
 use crate::time::Span;
 use domain::base::Rtype;
@@ -145,6 +148,8 @@ pub struct Service {
     pub zones: ZoneSet,
     /// The raced names, by the index that the zones refer to.
     pub races: Vec<RaceConfig>,
+    /// Keys, and who may notify and transfer.
+    pub transfers: Arc<Policy>,
     /// What the master answers itself, by the same index.
     fallbacks: Vec<PreparedAnswers>,
     /// Signatures of raced names in signed zones, by the same index; empty until [`Service::sign`].
@@ -159,7 +164,7 @@ impl Service {
     pub fn new(master: String, zones: ZoneSet, races: Vec<RaceConfig>) -> Result<Self, NameError> {
         let prepare = |race: &RaceConfig| race.fallback.prepare(&race.name, race.ttl_s.min(MAX_FALLBACK_TTL_S), &[]);
         let fallbacks = races.iter().map(prepare).collect::<Result<_, _>>()?;
-        Ok(Service { master, zones, races, fallbacks, signatures: Vec::new() })
+        Ok(Service { master, zones, races, transfers: Arc::default(), fallbacks, signatures: Vec::new() })
     }
 
     /// The same service, to take the place of `previous` while races run and agents still play what they were told: a race
@@ -198,6 +203,31 @@ impl Service {
         (self.races, self.fallbacks) = places.iter().enumerate().map(take).unzip();
         self.signatures.clear();
         Ok(self)
+    }
+
+    /// The races whose names lie in a zone, with their indices.
+    pub fn races_in(&self, apex: &CanonicalName) -> impl Iterator<Item = (&RaceConfig, u16)> {
+        let is_here = |race: &RaceConfig| !race.is_retired() && self.zones.apex_of(race.name.as_bytes()) == Some(apex);
+        self.races.iter().zip(0u16..).filter(move |(race, _)| is_here(race))
+    }
+
+    /// The same service with another version of a secondary's zone, its raced names in their places; `None` for no data. Where
+    /// it has raced names and is, or was, signed, signatures are to be made after this; else those that are there stay.
+    ///
+    /// # Errors
+    /// See [`ZoneError`].
+    pub fn with_zone(&self, apex: &CanonicalName, records: Option<Vec<Record>>) -> Result<Self, ZoneError> {
+        let raced: Vec<RacedName> = self.races_in(apex).map(|(race, index)| race.raced_name(index)).collect();
+        let zone = match records {
+            Some(mut records) => {
+                zone::give_way(&mut records, &raced);
+                Zone::new(apex.clone(), records, &raced)?
+            }
+            None => Zone::without_data(apex.clone()),
+        };
+        let mut service = self.clone();
+        service.zones.replace(Arc::new(zone));
+        Ok(service)
     }
 
     /// What one site plays. Every race is in it, with no addresses where the site takes no part, so that the index

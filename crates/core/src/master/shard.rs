@@ -24,8 +24,9 @@ mod held;
 mod outbox;
 mod races;
 
-use super::{Service, SharedService, Slot, Stamp, Transmit, central};
+use super::{Service, SharedService, Slot, Stamp, Transmit, central, transfer};
 use crate::clock::host::UtcOnRace;
+use crate::dns::CanonicalName;
 use crate::dns::answer::{self, Response, SERVER_COOKIE, Transport};
 use crate::dns::cookie::{Cookie, CookieSecrets};
 use crate::dns::query::{Edns, Query, Verdict};
@@ -41,7 +42,7 @@ use domain::base::iana::OptRcode;
 use held::Held;
 use outbox::Outbox;
 use races::{Key, Opened, Ordered, Races, Repeat};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ use std::sync::Arc;
 const MAX_VALIDATED: usize = 65_536;
 /// Answers with TC set per second and prefix: enough for a farm of resolvers that all start at once.
 const TRUNCATED_PER_PREFIX_PER_S: u32 = 200;
+/// Zones of which word is passed on together: they are taken after each batch, of 64 packets. The rest is told again.
+const MAX_NOTIFIED: usize = 64;
 
 /// What one validation stands for: an IPv4 address, or the /64 that an IPv6 host moves about in, so that no host can
 /// fill the table by itself.
@@ -198,6 +201,8 @@ pub struct Shard {
     lateness: BTreeMap<Slot, Histogram>,
     out: Outbox,
     plain: Vec<u8>,
+    /// Zones of which word came, until it is passed on; at most [`MAX_NOTIFIED`].
+    notified: VecDeque<CanonicalName>,
 }
 
 impl Shard {
@@ -221,6 +226,7 @@ impl Shard {
             lateness: BTreeMap::new(),
             out: Outbox::default(),
             plain: Vec::new(),
+            notified: VecDeque::new(),
             service: Arc::new(Arc::clone(&config.service)),
             config,
         }
@@ -242,6 +248,8 @@ impl Shard {
                 let out = self.out.buffer();
                 self.reply(&arrival, central::answer_cookie(arrival.bytes, &edns, cookie, out));
             }
+            Verdict::Notify => self.handle_transfer(now, &arrival),
+            Verdict::Query(query) if query.is_of_transfer() => self.handle_transfer(now, &arrival),
             Verdict::Query(query) => self.handle_query(now, &arrival, &query),
         }
     }
@@ -249,6 +257,38 @@ impl Shard {
     /// Takes a buffer of an [`Output`] back.
     pub fn recycle(&mut self, bytes: Vec<u8>) {
         self.out.give(bytes);
+    }
+
+    /// NOTIFY, requests for transfers, and whatever is signed. All answers are held to the rate of those without a cookie:
+    /// beyond it a source that is forged gets nothing, and one that is real asks again.
+    fn handle_transfer(&mut self, now: LocalTime, arrival: &Arrival<'_>) {
+        let Some(unix_minus_local_ns) = self.unix_minus_local_ns else { return };
+        if self.config.responses_per_prefix_per_s > 0
+            && !self.response_rate.take(now, Prefix::from(arrival.source.ip()))
+        {
+            return self.counts.count(Kind::DroppedRate);
+        }
+        let unix_s = (now.as_nanos() + unix_minus_local_ns).div_euclid(1_000_000_000).unsigned_abs();
+        let asking = transfer::Asking { from: arrival.source.ip(), is_stream: false, unix_s, may_transfer: false };
+        let service = Arc::clone(&self.service);
+        match transfer::answer(&service, arrival.bytes, asking) {
+            transfer::Answer::Silence => self.counts.count(Kind::Ignored),
+            // Over UDP there is none.
+            transfer::Answer::Zone(_) => {}
+            transfer::Answer::Message { bytes, notified } => {
+                self.counts.count(Kind::Central);
+                if let Some(apex) = notified.filter(|apex| !self.notified.contains(apex)) {
+                    self.notified.push_back(apex);
+                    self.notified.truncate(MAX_NOTIFIED);
+                }
+                self.reply(arrival, bytes);
+            }
+        }
+    }
+
+    /// A zone of which a primary has said that it changed.
+    pub fn poll_notified(&mut self) -> Option<CanonicalName> {
+        self.notified.pop_front()
     }
 
     fn handle_query(&mut self, now: LocalTime, arrival: &Arrival<'_>, query: &Query<'_>) {

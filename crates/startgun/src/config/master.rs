@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::base::Rtype;
@@ -10,6 +11,7 @@ use ring::rand::SystemRandom;
 use startgun_core::control::{MAX_SERVICES, is_site_name};
 use startgun_core::dns::sign::SigningKey;
 use startgun_core::dns::site::NameServer;
+use startgun_core::dns::zone::give_way;
 use startgun_core::dns::{Answers, CanonicalName, RacedName, ZoneSet};
 use startgun_core::master::{Delay, RaceConfig, Service, Signers, Stamp, Transmit};
 use startgun_core::playbook::{LatePolicy, MAX_ADDRESSES, MAX_NAME_SERVERS, MAX_RACES};
@@ -24,7 +26,8 @@ use super::dnssec_key::{ZoneKey, read_zone_key};
 use super::host::{HostConfig, Listeners, Transport, read_host};
 use super::reader::{SOCKET_ADDRESS, Section, Value};
 use super::stream::{StreamConfig, read_streams};
-use super::zone::{RECORDS_MAX, Zone, read_zone};
+use super::transfer::Transfers;
+use super::zone::{Copies, RECORDS_MAX, Zone, read_zone};
 use super::{Loaded, Role, Root};
 
 /// Most shards: beyond 64 cores the network card is the limit, and the fast path numbers shards by a byte.
@@ -102,6 +105,13 @@ impl MasterConfig {
             self.shards = cores.min(usize::from(SHARDS_MAX)) as u8;
         }
     }
+
+    /// The service. The configuration keeps none of its zones: they would outlive their being served.
+    pub fn take_service(&mut self) -> Service {
+        let service = self.service.clone();
+        self.service.zones = ZoneSet::default();
+        service
+    }
 }
 
 impl fmt::Display for MasterConfig {
@@ -152,11 +162,13 @@ pub(super) fn read(Root { section: root, .. }: Root<'_>) -> Option<MasterConfig>
     let (service_addresses, even_delay) = read_services(&root, proofs, &mut listeners);
     let streams = read_streams(&root, &service_addresses, &mut listeners);
     let mut records_left = RECORDS_MAX;
-    let (zones, signers, zones_complete) = read_zones(&root, &mut records_left);
+    let copies = Copies::new(&host.as_ref().map_or_else(PathBuf::new, |host| host.state_dir.clone()));
+    let mut transfers = Transfers::read(&root, &service_addresses);
+    let (zones, signers, zones_complete) = read_zones(&root, &copies, &mut transfers, &mut records_left);
     let races = read_races(&root, &zones, zones_complete, max_total_delay);
     check_keys(&root, &zones, &signers, &races);
     warn_of_nameservers(&root, &zones, &races, &service_addresses);
-    let service = host.as_ref().and_then(|host| assemble(&root, &host.name, zones, races));
+    let service = host.as_ref().and_then(|host| assemble(&root, &host.name, zones, races, transfers));
     root.finish();
 
     Some(MasterConfig {
@@ -234,7 +246,12 @@ fn read_services(
 }
 
 /// The zones, the keys of those that are signed, and whether all zones could be read.
-fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, Signers, bool) {
+fn read_zones(
+    root: &Section<'_>,
+    copies: &Copies,
+    transfers: &mut Transfers,
+    records_left: &mut usize,
+) -> (Vec<Zone>, Signers, bool) {
     let sections = root.sections("zone", ZONES_MAX);
     if sections.is_empty() && root.value("zone").is_none() {
         root.missing::<()>("zone", "at least one [[zone]] with name and records");
@@ -244,18 +261,23 @@ fn read_zones(root: &Section<'_>, records_left: &mut usize) -> (Vec<Zone>, Signe
     let mut apexes = BTreeSet::new();
     let mut complete = true;
     for section in sections {
-        match read_zone(&section, records_left) {
+        match read_zone(&section, copies, records_left) {
             Some(zone) if !apexes.insert(zone.apex.clone()) => {
                 section.wrong::<()>(format!("zone {} again", zone.apex), "each zone once");
+                transfers.read_zone(&section, None);
             }
             Some(zone) => {
                 let keys = read_keys(&section, &zone);
                 if !keys.is_empty() {
                     signers.insert(zone.apex.clone(), keys);
                 }
+                transfers.read_zone(&section, Some(&zone.apex));
                 zones.push(zone);
             }
-            None => complete = false,
+            None => {
+                transfers.read_zone(&section, None);
+                complete = false;
+            }
         }
         section.finish();
     }
@@ -277,7 +299,7 @@ fn read_keys(section: &Section<'_>, zone: &Zone) -> Vec<Arc<SigningKey>> {
                     value.warn(found, "a key that outlives the signatures made with it, 14 days");
                 }
                 warnings.into_iter().for_each(|warning| section.document.warn(warning));
-                if zone.has_key(key.dnskey()) {
+                if !zone.has_data || zone.has_key(key.dnskey()) {
                     keys.push(Arc::new(key));
                 } else {
                     let found = format!("{}, which is none of the zone's DNSKEY records", private_file.display());
@@ -310,7 +332,7 @@ fn read_races(root: &Section<'_>, zones: &[Zone], zones_complete: bool, max_tota
 
 /// Sites' answers in a signed zone need signatures, and nobody looks for signatures in another one.
 fn check_keys(root: &Section<'_>, zones: &[Zone], signers: &Signers, races: &[RaceConfig]) {
-    for zone in zones {
+    for zone in zones.iter().filter(|zone| zone.has_data) {
         let raced = races.iter().find(|race| zone.apex.is_ancestor_or_self_of(race.name.as_bytes()));
         match (zone.has(&zone.apex, Rtype::DNSKEY), raced, signers.contains_key(&zone.apex)) {
             (true, Some(race), false) => {
@@ -344,8 +366,9 @@ fn check_raced_name(value: &Value<'_>, name: &CanonicalName, zones: &[Zone], zon
     if let Some(child) = zone.delegation_of(name) {
         return value.fault(format!("{name}, which is delegated with {child}"), "a name that this master answers");
     }
-    // In a signed zone they are placeholders, without which its denial chain would deny what sites answer.
-    if zone.has(&zone.apex, Rtype::DNSKEY) {
+    // In a signed zone they are placeholders, without which its denial chain would deny what sites answer. In a secondary's
+    // they are what its primary answers.
+    if zone.is_secondary || zone.has(&zone.apex, Rtype::DNSKEY) {
         return Some(());
     }
     match [Rtype::A, Rtype::AAAA, Rtype::CNAME].into_iter().find(|&rtype| zone.has(name, rtype)) {
@@ -557,15 +580,32 @@ fn warn_of_nameservers(root: &Section<'_>, zones: &[Zone], races: &[RaceConfig],
 
 /// Puts zones and races together. What could fail there has been checked; where a check is missing, the error says so
 /// without its place.
-fn assemble(root: &Section<'_>, master: &str, zones: Vec<Zone>, races: Vec<RaceConfig>) -> Option<Service> {
+fn assemble(
+    root: &Section<'_>,
+    master: &str,
+    zones: Vec<Zone>,
+    races: Vec<RaceConfig>,
+    transfers: Transfers,
+) -> Option<Service> {
     if !root.document.is_sound() {
         return None;
     }
     let raced: Vec<RacedName> = races.iter().zip(0u16..).map(|(race, index)| race.raced_name(index)).collect();
-    let built = zones.into_iter().map(|zone| (zone.apex.clone(), zone.into_records().collect()));
-    match ZoneSet::build(built, &raced) {
+    let built = zones.into_iter().map(|zone| {
+        let (apex, is_secondary) = (zone.apex.clone(), zone.is_secondary);
+        let mut records = zone.has_data.then(|| zone.into_records().collect());
+        if let Some(records) = records.as_mut().filter(|_| is_secondary) {
+            give_way(records, &raced);
+        }
+        (apex, records)
+    });
+    match ZoneSet::build_some(built, &raced) {
         // Names in answers were read as names.
-        Ok(zones) => Service::new(master.to_owned(), zones, races).ok(),
+        Ok(zones) => {
+            let mut service = Service::new(master.to_owned(), zones, races).ok()?;
+            service.transfers = Arc::new(transfers.policy);
+            Some(service)
+        }
         Err(error) => root.wrong(error.to_string(), "zones and races that fit together"),
     }
 }

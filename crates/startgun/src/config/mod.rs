@@ -25,6 +25,7 @@ mod reader;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod zone;
 
 use std::fmt;
@@ -38,6 +39,7 @@ pub use host::HostConfig;
 pub use master::MasterConfig;
 use reader::{Document, Section};
 pub use stream::{StreamConfig, StreamLimits};
+pub use zone::{Copies, RECORDS_MAX, ZONE_BYTES_MAX, read_copy, write_record};
 
 /// Largest configuration file, in bytes: 65,536 zones at 256 bytes each.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

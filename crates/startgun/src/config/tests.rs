@@ -1,6 +1,7 @@
 //! Sample files load and mean what they say; what is doubtful or out of bounds is told.
 
 mod golden;
+mod transfers;
 
 use std::fs;
 

@@ -13,22 +13,25 @@ mod text;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use domain::base::Rtype;
+use startgun_core::dns::transfer::SoaTimers;
 use startgun_core::dns::{CanonicalName, Record};
 
 use super::error::{ConfigError, Position};
 use super::reader::{Section, Value};
 use order::Labels;
 pub(super) use text::Place;
-use text::{Includes, Limits, PlacedRecord, ZoneText, scan};
+pub use text::write_record;
+use text::{Includes, Limits, PlacedRecord, TextFault, ZoneText, scan};
 
 /// Most records of one master, all zones together. Read, one takes 48 bytes and two allocations of 24 to 48 bytes, some
 /// 110 to 150 bytes with short data: 2.4 GB for all, and as much again where they are served from.
 pub const RECORDS_MAX: usize = 1 << 24;
 
 /// Most bytes of one zone's texts: [`RECORDS_MAX`] lines of 128 bytes. They are in memory while they are read.
-const ZONE_BYTES_MAX: u64 = 2 << 30;
+pub const ZONE_BYTES_MAX: u64 = 2 << 30;
 
 /// A zone that was read.
 pub(super) struct Zone {
@@ -36,6 +39,10 @@ pub(super) struct Zone {
     /// Sorted by owner in canonical order, then by type.
     records: Vec<PlacedRecord>,
     source: Source,
+    /// Whether there is anything; nothing there is of a secondary's zone without a good copy.
+    pub has_data: bool,
+    /// Whether it comes from another server.
+    pub is_secondary: bool,
 }
 
 /// Where a zone's text came from.
@@ -95,41 +102,162 @@ impl Source {
 }
 
 /// Reads one `[[zone]]`; `None` where a fault leaves nothing to go on with.
-pub(super) fn read_zone(section: &Section<'_>, records_left: &mut usize) -> Option<Zone> {
+pub(super) fn read_zone(section: &Section<'_>, copies: &Copies, records_left: &mut usize) -> Option<Zone> {
     let apex = section.required("name", "the zone's name, such as \"example.org.\"", |value| {
         value.parsed::<CanonicalName>("a domain name, such as \"example.org.\"")
     });
+    if let Some(primaries) = section.value("primaries") {
+        for key in ["records", "file"] {
+            if let Some(value) = section.value(key) {
+                value.fault::<()>(format!("{key} beside primaries"), "one of records, file and primaries");
+            }
+        }
+        return apex.map(|apex| read_copy_of(&primaries, apex, copies, records_left));
+    }
     let text = match (section.value("records"), section.value("file")) {
         (Some(records), None) => read_inline(&records),
         (None, Some(file)) => read_source(&file),
         (Some(_), Some(file)) => file.fault("a file beside records", "one of the two"),
-        (None, None) => section.missing("records", "zone-file text here, or the key file with a path"),
+        (None, None) => section
+            .missing("records", "zone-file text here, or the key file with a path, or primaries to transfer it from"),
     };
     let (apex, (text, key, start)) = (apex?, text?);
-    let limits = Limits { records: *records_left, bytes: ZONE_BYTES_MAX };
+    let (zone, findings) = load(apex, text, key, start, *records_left);
+    for error in findings.errors {
+        section.document.note(error);
+    }
+    for warning in findings.warnings {
+        section.document.warn(warning);
+    }
+    *records_left -= zone.as_ref().map_or(0, |zone| zone.records.len());
+    zone
+}
+
+/// What is wrong with a zone.
+#[derive(Default)]
+struct ZoneFindings {
+    errors: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
+}
+
+/// Reads a zone's text; no zone where a fault leaves nothing to go on with.
+fn load(
+    apex: CanonicalName,
+    text: ZoneText,
+    key: String,
+    start: Start,
+    records_max: usize,
+) -> (Option<Zone>, ZoneFindings) {
+    let limits = Limits { records: records_max, bytes: ZONE_BYTES_MAX };
     let scanned = scan(&apex, &text, limits, &mut Files);
     // It may be gigabytes, and the records have all of it.
     drop(text);
-    *records_left -= scanned.records.len();
     let source = Source { key, files: scanned.files, start };
-    let is_readable = scanned.faults.is_empty();
-    for fault in scanned.faults {
-        section.document.note(source.error(fault.at, fault.found, fault.expected));
-    }
+    let fault = |fault: TextFault| source.error(fault.at, fault.found, fault.expected);
+    let errors: Vec<ConfigError> = scanned.faults.into_iter().map(fault).collect();
     // Where records could not be read, their absence proves nothing.
-    if !is_readable {
-        return None;
+    if !errors.is_empty() {
+        return (None, ZoneFindings { errors, warnings: Vec::new() });
     }
     let mut zone = Zone::new(apex, scanned.records, source);
     let findings = check::check(&mut zone);
-    for error in findings.errors {
-        section.document.note(zone.error(error.at, error.found, error.expected));
-    }
-    for warning in findings.warnings {
-        section.document.warn(zone.error(warning.at, warning.found, warning.expected));
-    }
-    Some(zone)
+    let placed = |finding: check::Finding| zone.error(finding.at, finding.found, finding.expected);
+    let findings = ZoneFindings {
+        errors: findings.errors.into_iter().map(placed).collect(),
+        warnings: findings.warnings.into_iter().map(placed).collect(),
+    };
+    (Some(zone), findings)
 }
+
+/// The copy of a secondary's zone, where there is one that is good still. A faulty one is none: it will be transferred anew.
+fn read_copy_of(primaries: &Value<'_>, apex: CanonicalName, copies: &Copies, records_left: &mut usize) -> Zone {
+    let nothing = |apex| Zone::without_data(apex, primaries);
+    let path = copies.path(&apex);
+    if !path.exists() {
+        return nothing(apex);
+    }
+    let read = read_file(path.clone(), ZONE_BYTES_MAX).map_err(|(path, found)| format!("{}: {found}", path.display()));
+    let (loaded, findings) = match read {
+        Ok(text) => load(apex.clone(), text, primaries.key.clone(), FILE_START, *records_left),
+        Err(found) => {
+            primaries.warn(found, "a copy of the zone; it is transferred anew");
+            return nothing(apex);
+        }
+    };
+    if let Some(error) = findings.errors.first() {
+        primaries.warn(format!("a faulty copy ({error})"), "a sound one; it is transferred anew");
+    }
+    match loaded.filter(|_| findings.errors.is_empty()) {
+        Some(zone) if zone.is_good(copies.age(&apex)) => {
+            *records_left -= zone.records.len();
+            Zone { is_secondary: true, ..zone }
+        }
+        _ => nothing(apex),
+    }
+}
+
+/// Where a text in a file of its own begins.
+const FILE_START: Start = Start::At(Position { line: 1, column: 1 });
+
+/// A copy of a secondary's zone that was just written: its records, and what deserves a thought.
+///
+/// # Errors
+/// Its faults; at least one.
+pub fn read_copy(apex: &CanonicalName, path: &Path) -> Result<(Vec<Record>, Vec<ConfigError>), Vec<ConfigError>> {
+    let text = read_file(path.to_owned(), ZONE_BYTES_MAX).map_err(|(path, found)| {
+        let (key, expected) = (String::new(), "a readable zone file".into());
+        vec![ConfigError { file: path, position: None, key, found, expected }]
+    })?;
+    let (zone, findings) = load(apex.clone(), text, "primaries".into(), FILE_START, RECORDS_MAX);
+    match zone {
+        Some(zone) if findings.errors.is_empty() => Ok((zone.into_records().collect(), findings.warnings)),
+        _ => Err(findings.errors),
+    }
+}
+
+/// The directory of the copies of secondaries' zones.
+#[derive(Clone, Debug)]
+pub struct Copies(PathBuf);
+
+impl Copies {
+    /// The directory within the directory of state.
+    pub fn new(state_dir: &Path) -> Self {
+        Copies(state_dir.join("zones"))
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// The file of a zone's copy. What is not usual in names of files is written as % and two digits; a name that makes too
+    /// long a one is there by its digest.
+    pub fn path(&self, apex: &CanonicalName) -> PathBuf {
+        let name = apex.to_string();
+        let mut file = String::new();
+        for byte in name.strip_suffix('.').filter(|name| !name.is_empty()).unwrap_or("%").bytes() {
+            match byte {
+                b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => file.push(byte.into()),
+                _ => file.push_str(&format!("%{byte:02x}")),
+            }
+        }
+        if file.len() > FILE_NAME_MAX {
+            let digest = ring::digest::digest(&ring::digest::SHA256, apex.as_bytes());
+            file = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        }
+        self.0.join(file + ".zone")
+    }
+
+    /// How long ago a primary last confirmed the copy: its file's time of change says so. `None` where that is not known.
+    pub fn age(&self, apex: &CanonicalName) -> Option<Duration> {
+        let changed = std::fs::metadata(self.path(apex)).and_then(|entry| entry.modified()).ok()?;
+        // One from the future is as good as new.
+        Some(SystemTime::now().duration_since(changed).unwrap_or_default())
+    }
+}
+
+/// Longest name of a copy's file: Linux allows 255 bytes, and some are for what stands behind it.
+const FILE_NAME_MAX: usize = 200;
 
 /// A zone's text, the key that it is under, and how its places are places in a file.
 type Text = (ZoneText, String, Start);
@@ -144,7 +272,7 @@ fn read_inline(value: &Value<'_>) -> Option<Text> {
 
 fn read_source(value: &Value<'_>) -> Option<Text> {
     match read_file(value.path()?, ZONE_BYTES_MAX) {
-        Ok(text) => Some((text, value.key.clone(), Start::At(Position { line: 1, column: 1 }))),
+        Ok(text) => Some((text, value.key.clone(), FILE_START)),
         Err((path, found)) => value.fault(format!("{} and {found}", path.display()), "a readable zone file"),
     }
 }
@@ -186,7 +314,22 @@ impl Zone {
     fn new(apex: CanonicalName, mut records: Vec<PlacedRecord>, source: Source) -> Zone {
         order::sort(&apex, &mut records);
         records.shrink_to_fit();
-        Zone { apex, records, source }
+        Zone { apex, records, source, has_data: true, is_secondary: false }
+    }
+
+    /// A zone of which there is nothing.
+    fn without_data(apex: CanonicalName, primaries: &Value<'_>) -> Zone {
+        let start = Start::At(primaries.document.position(primaries.span.start));
+        let source = Source { key: primaries.key.clone(), files: vec![primaries.document.file().to_owned()], start };
+        Zone { apex, records: Vec::new(), source, has_data: false, is_secondary: true }
+    }
+
+    /// Whether a copy that was confirmed so long ago may be served (RFC 1035 section 3.3.13, EXPIRE).
+    fn is_good(&self, age: Option<Duration>) -> bool {
+        let soa = self.set(&self.apex, Rtype::SOA).next();
+        let timers = soa.and_then(|placed| SoaTimers::of(&placed.record.data));
+        let (Some(timers), Some(age)) = (timers, age) else { return false };
+        age.as_secs() < u64::from(timers.good_for_s())
     }
 
     /// The records: by owner in canonical order, then by type, those of a set in the order of the text.

@@ -5,6 +5,7 @@
 
 mod control;
 mod reload;
+mod secondary;
 mod self_test;
 mod shards;
 mod signing;
@@ -17,6 +18,7 @@ use crate::status::{Answer, Document, MasterDocument, RaceDocument, Request};
 use crate::{config, host_time, startup, status};
 use control::RosterHandle;
 use reload::{Current, Reloaded, Reloader};
+use secondary::Notices;
 use self_test::SelfTests;
 use shards::{ShardInput, ShardParts};
 use startgun_core::clock::host::UtcOnRace;
@@ -46,7 +48,7 @@ pub fn run(path: &Path) -> Result<(), String> {
     config.settle_shards();
     let clock = startup::clock(&config.host);
     let epoch = startup::epoch()?;
-    let service: SharedService = Arc::new(signing::signed(config.service.clone(), &config)?);
+    let service: SharedService = Arc::new(signing::signed(config.take_service(), &config)?);
     let tls = ServerTls::load(&config.host.fleet).map_err(|error| error.to_string())?;
     startup::check_identity(&config.host.name, &tls.identity().name)?;
 
@@ -56,20 +58,22 @@ pub fn run(path: &Path) -> Result<(), String> {
     let listeners = Listeners::bind(&config)?;
     let front = tcp::Front::bind(&config.service_addresses, &config.streams)?;
     let self_tests = SelfTests::bind(&config)?;
+    secondary::prepare(&config)?;
     // A hardware clock's device is opened while privileges are there.
     let reader = HostTimeReader::new(config.host_time.clone());
     startup::drop_privileges(config.host.user.as_deref())?;
 
     let (roster_handle, events) = RosterHandle::new();
     let challenges = roster_handle.clone();
-    let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes));
+    let notices = Notices::new(clock.clone());
+    let started = shards::spawn(parts, &clock, move |source, bytes| challenges.challenge(source, bytes), &notices);
     let (shards, threads) = started.map_err(|error| format!("starting threads: {error}"))?;
     let current = Current::new(Arc::new(config.clone()), Arc::clone(&service), cookies);
-    let (streams, streams_thread) = front.spawn(current.clone(), shards.clone())?;
+    let (streams, streams_thread) = front.spawn(current.clone(), shards.clone(), notices.clone())?;
     let stopping = shards.clone();
     let roster = Roster::new(
         RosterConfig {
-            service: Arc::clone(&service),
+            service,
             epoch,
             service_addresses: config.service_addresses.clone(),
             shards: config.shards,
@@ -92,9 +96,10 @@ pub fn run(path: &Path) -> Result<(), String> {
         self_tests.spawn(&roster_handle, &current)?;
         let turn = Arc::new(tokio::sync::Mutex::new(()));
         let (path, roster) = (path.to_owned(), roster_handle);
-        let reloader = Reloader { path, current, epoch, seed, shards, roster, streams, turn };
+        let reloader = Reloader { path, current, epoch, seed, shards, roster, streams, notices, turn };
         tokio::task::spawn_local(reloader.clone().on_hangup());
         tokio::task::spawn_local(signing::renew(reloader.clone()));
+        tokio::task::spawn_local(secondary::run(reloader.clone()));
         let describe = Describe { host_clock, started: Instant::now(), reloader };
         listeners.serve(tls, &describe).await?;
         tracing::info!(master = describe.reloader.current.config().host.name, "ready");
@@ -269,6 +274,7 @@ impl Describe {
             agent.lateness = snapshot.lateness.get(&agent.slot).and_then(Histogram::quantiles);
         }
         let counters = snapshot.counters.into_iter().chain(self.reloader.streams.counters());
+        let counters = counters.chain(self.reloader.notices.counters());
         Document::Master(MasterDocument {
             name: config.host.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -279,6 +285,7 @@ impl Describe {
             host_clock: self.host_clock.get(),
             agents,
             races: races.collect(),
+            secondaries: self.reloader.notices.documents(&service),
             open_races: snapshot.open_races,
             streams: self.reloader.streams.document(),
             counters: counters.map(|(name, count)| (name.to_owned(), count)).collect(),

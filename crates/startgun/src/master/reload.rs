@@ -6,17 +6,26 @@
 //! with the keys that need a restart.
 
 use super::control::RosterHandle;
+use super::secondary::Notices;
 use super::shards::Shards;
 use super::signing::signed;
 use super::tcp::Streams;
 use super::{cookie_secrets, shard_config};
 use crate::config::{self, ConfigError, MasterConfig};
 use crate::dns_tls::DnsTls;
+use domain::base::Rtype;
 use startgun_core::dns::cookie::CookieSecrets;
+use startgun_core::dns::sign::SigningKey;
+use startgun_core::dns::{CanonicalName, Record};
 use startgun_core::master::{Service, SharedService};
 use startgun_core::time::Epoch;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+/// What was served before is let go so much later, and not by a shard: to give millions of records back takes a tenth of a
+/// second, in which it would answer nobody. Shards take a new configuration within a batch.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// What the master serves at the moment.
 #[derive(Clone)]
@@ -63,6 +72,7 @@ pub(super) struct Reloader {
     pub(super) shards: Shards,
     pub(super) roster: RosterHandle,
     pub(super) streams: Streams,
+    pub(super) notices: Notices,
     /// One at a time: two that overlapped would each succeed the same service.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -96,6 +106,7 @@ impl Reloader {
         }
         let summary = config.to_string();
         self.serve(config, service, &cookies).await;
+        self.notices.reloaded();
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         tracing::info!(summary, "configuration reloaded");
         Ok(Reloaded { summary, warnings })
@@ -117,10 +128,52 @@ impl Reloader {
         Ok(())
     }
 
+    /// Serves another version of a secondary's zone, `None` for no data; `commit` keeps it, once nothing else can fail.
+    ///
+    /// # Errors
+    /// A sentence; nothing has changed then.
+    pub(super) async fn replace_zone(
+        &self,
+        apex: &CanonicalName,
+        records: Option<Vec<Record>>,
+        commit: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
+        let (config, before, apex) = (self.current.config(), self.current.service(), apex.clone());
+        // It may have become another kind of zone while this was fetched.
+        if before.transfers.zones.get(&apex).is_none_or(|policy| policy.primaries.is_empty()) {
+            return Err(format!("{apex} is no secondary's zone any more"));
+        }
+        let replaced = tokio::task::spawn_blocking(move || {
+            let is_signed =
+                |service: &Service| service.zones.zone(apex.as_bytes()).is_some_and(|zone| zone.is_signed());
+            let is_raced = before.races_in(&apex).next().is_some();
+            let keys = config.signers.get(&apex).map_or(&[][..], Vec::as_slice);
+            if let Some(records) = &records {
+                check_keys(&apex, records, keys, is_raced)?;
+            }
+            let mut after = before.with_zone(&apex, records).map_err(|error| error.to_string())?;
+            if is_raced && (is_signed(&before) || is_signed(&after)) {
+                after = signed(after, &config)?;
+            }
+            commit()?;
+            Ok::<_, String>((config, Arc::new(after)))
+        });
+        let (config, service) = replaced.await.map_err(|error| error.to_string())??;
+        let cookies = self.current.cookies();
+        self.serve(config, service, &cookies).await;
+        Ok(())
+    }
+
     async fn serve(&self, config: Arc<MasterConfig>, service: SharedService, cookies: &CookieSecrets) {
+        let before = self.current.service();
         self.shards.configure(|shard| shard_config(&config, shard, self.epoch, &service, cookies, self.seed));
         self.roster.replace_service(Arc::clone(&service)).await;
         self.current.replace(config, service, cookies.clone());
+        tokio::spawn(async {
+            tokio::time::sleep(LAST_LOOK).await;
+            let _ = tokio::task::spawn_blocking(|| drop(before)).await;
+        });
     }
 
     /// Reloads at every SIGHUP, until the process ends.
@@ -135,6 +188,23 @@ impl Reloader {
             let _ = self.reload().await;
         }
     }
+}
+
+/// Raced names of a signed zone need keys that the zone was signed with, as `startgun check` says of a zone's file.
+fn check_keys(
+    apex: &CanonicalName,
+    records: &[Record],
+    keys: &[Arc<SigningKey>],
+    is_raced: bool,
+) -> Result<(), String> {
+    let published = || records.iter().filter(|record| record.rtype == Rtype::DNSKEY && record.owner == *apex);
+    if keys.iter().any(|key| !published().any(|record| *record.data == *key.dnskey())) {
+        return Err("the key under `keys` is none of the zone's DNSKEY records".into());
+    }
+    if is_raced && keys.is_empty() && published().next().is_some() {
+        return Err("the zone is signed and has raced names, which need the zone's keys under `keys`".into());
+    }
+    Ok(())
 }
 
 struct Prepared {
@@ -152,7 +222,7 @@ fn prepare(path: &std::path::Path, before: &MasterConfig, service: &Service) -> 
     if !fixed.is_empty() {
         return Err(format!("{}: changed {}: that needs a restart", path.display(), fixed.join(", ")));
     }
-    let succeeded = config.service.clone().succeed(service);
+    let succeeded = config.take_service().succeed(service);
     let service = succeeded.map_err(|places| {
         format!("{}: raced names old and new need {places} places: that needs a restart", path.display())
     })?;

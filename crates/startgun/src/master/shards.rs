@@ -4,6 +4,7 @@
 //! [`Shard`] decide, sends what it wants sent, and sleeps until a packet, a message or a timer. Nothing is shared with the other threads but the configuration;
 //! a figure for `status` is copied out twice a second.
 
+use super::secondary::Notices;
 use crate::startup;
 use startgun_core::clock::host::UtcOnRace;
 use startgun_core::histogram::Histogram;
@@ -191,6 +192,7 @@ pub(super) fn spawn(
     parts: Vec<ShardParts>,
     clock: &HostClock,
     challenge: impl Fn(SocketAddr, &[u8]) + Clone + Send + 'static,
+    notices: &Notices,
 ) -> io::Result<(Shards, Vec<JoinHandle<()>>)> {
     let mut mailboxes = Vec::new();
     let mut threads = Vec::new();
@@ -201,6 +203,7 @@ pub(super) fn spawn(
         let thread = ShardThread {
             parts,
             inputs,
+            notices: notices.clone(),
             clock: clock.clone(),
             waker: waker.clone(),
             snapshot: Arc::clone(&snapshot),
@@ -219,6 +222,7 @@ pub(super) fn spawn(
 struct ShardThread {
     parts: ShardParts,
     inputs: Receiver<ShardInput>,
+    notices: Notices,
     clock: HostClock,
     waker: Waker,
     snapshot: Arc<Mutex<Snapshot>>,
@@ -271,6 +275,9 @@ impl ShardThread {
         self.parts.shard.handle_timeout(self.clock.now());
         self.perform_outputs();
         self.take_stamps();
+        while let Some(apex) = self.parts.shard.poll_notified() {
+            self.notices.changed(apex);
+        }
     }
 
     /// `true` when it is time to stop.

@@ -67,7 +67,7 @@ impl Peer {
     }
 
     /// Its program, the libraries it needs, and its version; `Err` says what is missing.
-    fn find(self) -> Result<(PathBuf, OsString, String), String> {
+    pub fn find(self) -> Result<(PathBuf, OsString, String), String> {
         let (name, option) = self.program();
         let roots = [std::env::var_os(DEPS_DIR_VARIABLE), Some(SYSTEM_DEPS_DIR.into())];
         let unpacked = roots.into_iter().flatten().map(|root| PathBuf::from(root).join("dns"));

@@ -99,6 +99,21 @@ pub enum ZoneError {
 }
 
 impl Zone {
+    /// A zone of which there is no data: what is asked about it is answered with SERVFAIL.
+    pub fn without_data(apex: CanonicalName) -> Self {
+        Zone {
+            apex,
+            nodes: Vec::new(),
+            table: HashTable::new(),
+            sets: Vec::new(),
+            bytes: Vec::new(),
+            pointers: Vec::new(),
+            negative: None,
+            denial: Chain::default(),
+            serial: 0,
+        }
+    }
+
     /// Builds a zone, all or nothing. Records that are there twice count once.
     ///
     /// # Errors
@@ -144,17 +159,7 @@ struct Builder {
 
 impl Builder {
     fn new(apex: CanonicalName, is_signed: bool) -> Self {
-        let zone = Zone {
-            apex,
-            nodes: Vec::new(),
-            table: HashTable::new(),
-            sets: Vec::new(),
-            bytes: Vec::new(),
-            pointers: Vec::new(),
-            negative: None,
-            denial: Chain::default(),
-            serial: 0,
-        };
+        let zone = Zone::without_data(apex);
         Builder { zone, chain: super::denial::Builder::default(), path: Vec::new(), is_signed }
     }
 

@@ -169,25 +169,32 @@ impl Chain {
         !matches!(self, Chain::None)
     }
 
-    /// The records that are not among the zone's nodes.
-    pub(super) fn records<'a>(&'a self, zone: &'a Zone) -> impl Iterator<Item = Record> + 'a {
-        let records = match self {
+    /// How many names own records that are not among the zone's nodes.
+    pub(super) fn apart_count(&self) -> usize {
+        self.apart().len()
+    }
+
+    fn apart(&self) -> &[Nsec3] {
+        match self {
             Chain::Nsec3 { records, .. } => records.as_slice(),
             Chain::None | Chain::Nsec(_) => &[],
+        }
+    }
+
+    /// The records of one of those names.
+    pub(super) fn apart_records(&self, index: usize, zone: &Zone) -> Vec<Record> {
+        let Some(record) = self.apart().get(index) else { return Vec::new() };
+        let set = zone.set(record.owner_length, &record.set);
+        let owner = record.owner(zone);
+        let of = |rtype, data: &[u8]| Record {
+            owner: CanonicalName::from_canonical(owner),
+            rtype,
+            ttl_s: set.ttl_s(),
+            data: data.into(),
         };
-        records.iter().flat_map(move |record| {
-            let set = zone.set(record.owner_length, &record.set);
-            let owner = record.owner(zone);
-            let of = move |rtype, data: &[u8]| Record {
-                owner: CanonicalName::from_canonical(owner),
-                rtype,
-                ttl_s: set.ttl_s(),
-                data: data.into(),
-            };
-            let signatures = SetRef { wire: set.signatures, ..set };
-            let data = set.encoded_data().map(move |data| of(Rtype::NSEC3, data));
-            data.chain(signatures.encoded_data().map(move |data| of(Rtype::RRSIG, data)))
-        })
+        let signatures = SetRef { wire: set.signatures, ..set };
+        let data = set.encoded_data().map(|data| of(Rtype::NSEC3, data));
+        data.chain(signatures.encoded_data().map(|data| of(Rtype::RRSIG, data))).collect()
     }
 }
 

@@ -90,7 +90,16 @@ pub struct RacedName {
     pub is_referral: bool,
 }
 
-/// One zone.
+/// Leaves out the records of a secondary's zone that races take the place of: its primary has them for those that ask other
+/// servers. What a race does not decide stays, and is a fault where it may not.
+pub fn give_way(records: &mut Vec<Record>, races: &[RacedName]) {
+    let races: BTreeMap<&CanonicalName, &[Rtype]> = races.iter().map(|race| (&race.name, &race.types[..])).collect();
+    if !races.is_empty() {
+        records.retain(|record| !races.get(&record.owner).is_some_and(|types| types.contains(&record.rtype)));
+    }
+}
+
+/// One zone. Without any node it has no data: a secondary's that was never transferred, or is too old to be answered for.
 #[derive(Clone, Debug)]
 pub struct Zone {
     apex: CanonicalName,
@@ -104,6 +113,15 @@ pub struct Zone {
     negative: Option<Set>,
     denial: denial::Chain,
     serial: u32,
+}
+
+/// A place among a zone's records.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RecordPlace {
+    /// Which of the names that own records.
+    name: usize,
+    /// Which of its records.
+    record: usize,
 }
 
 /// What a zone says to a name.
@@ -132,6 +150,8 @@ pub(super) enum MatchKind {
 pub enum Lookup<'a> {
     /// No zone here holds the name.
     NotOurs,
+    /// The zone that holds it has no data.
+    NoData,
     /// The name is raced, by the race with this index, for this type.
     Raced(u16),
     /// The zones say.
@@ -175,7 +195,18 @@ impl ZoneSet {
         zones: impl IntoIterator<Item = (CanonicalName, Vec<Record>)>,
         races: &[RacedName],
     ) -> Result<Self, ZoneError> {
-        let zones: Vec<(CanonicalName, Vec<Record>)> = zones.into_iter().collect();
+        Self::build_some(zones.into_iter().map(|(apex, records)| (apex, Some(records))), races)
+    }
+
+    /// As [`ZoneSet::build`]; zones without records are there without data.
+    ///
+    /// # Errors
+    /// See [`ZoneError`].
+    pub fn build_some(
+        zones: impl IntoIterator<Item = (CanonicalName, Option<Vec<Record>>)>,
+        races: &[RacedName],
+    ) -> Result<Self, ZoneError> {
+        let zones: Vec<(CanonicalName, Option<Vec<Record>>)> = zones.into_iter().collect();
         let mut of_zone: BTreeMap<usize, Vec<RacedName>> = BTreeMap::new();
         for race in races {
             let holds = |apex: &CanonicalName| apex.is_ancestor_or_self_of(race.name.as_bytes());
@@ -184,8 +215,9 @@ impl ZoneSet {
             let (holder, _) = holder.ok_or_else(|| ZoneError::NoZone(race.name.clone()))?;
             of_zone.entry(holder).or_default().push(race.clone());
         }
-        let build = |(place, (apex, records))| {
-            Zone::new(apex, records, of_zone.get(&place).map_or(&[], Vec::as_slice)).map(Arc::new)
+        let build = |(place, (apex, records))| match records {
+            Some(records) => Zone::new(apex, records, of_zone.get(&place).map_or(&[], Vec::as_slice)).map(Arc::new),
+            None => Ok(Arc::new(Zone::without_data(apex))),
         };
         let zones: Vec<Arc<Zone>> = zones.into_iter().enumerate().map(build).collect::<Result<_, ZoneError>>()?;
         ZoneSet::new(zones)
@@ -198,6 +230,12 @@ impl ZoneSet {
                 Arc::make_mut(zone).nodes.iter_mut().for_each(|node| node.race = node.race.map(&index));
             }
         }
+    }
+
+    /// Puts another version of a zone in its place; `false` where there is none of this name.
+    pub fn replace(&mut self, zone: Arc<Zone>) -> bool {
+        let place = self.index(zone.apex.as_bytes());
+        place.map(|place| self.zones[place] = zone).is_some()
     }
 
     /// The zones.
@@ -242,6 +280,9 @@ impl ZoneSet {
     /// What the zones say to `name`, in canonical form, and `rtype`.
     pub fn lookup(&self, name: &[u8], rtype: Rtype) -> Lookup<'_> {
         let Some(zone) = self.holder(name, rtype) else { return Lookup::NotOurs };
+        if !zone.has_data() {
+            return Lookup::NoData;
+        }
         let kind = zone.find(name, rtype);
         let raced = match kind {
             MatchKind::Exact(node) | MatchKind::Wildcard { wildcard: node, .. } | MatchKind::Referral(node) => {
@@ -258,7 +299,7 @@ impl ZoneSet {
 
     /// What the zone of `name` says to it, raced or not; `None` where no zone holds it.
     pub(super) fn unraced(&self, name: &[u8], rtype: Rtype) -> Option<Match<'_>> {
-        let zone = self.holder(name, rtype)?;
+        let zone = self.holder(name, rtype).filter(|zone| zone.has_data())?;
         Some(Match { zone, kind: zone.find(name, rtype) })
     }
 }
@@ -288,6 +329,11 @@ impl Zone {
     /// Whether it was signed before it was loaded: its apex has DNSKEY records and a chain that denies.
     pub fn is_signed(&self) -> bool {
         self.denial.exists()
+    }
+
+    /// Whether there is anything to answer from.
+    pub fn has_data(&self) -> bool {
+        !self.nodes.is_empty()
     }
 
     /// How many names it has, empty non-terminals included.
@@ -385,11 +431,35 @@ impl Zone {
         }
     }
 
-    /// Every record of the zone in canonical order, the SOA first, its data uncompressed: what a transfer sends.
+    /// Every record of the zone, by owner in canonical order, its data uncompressed; NSEC3 records stand behind.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
-        let all = (0..self.nodes.len() as NodeId).flat_map(move |node| self.node_records(node));
-        let soa = self.node_records(0).filter(|record| record.rtype == Rtype::SOA);
-        soa.chain(all.filter(|record| record.rtype != Rtype::SOA)).chain(self.denial.records(self))
+        let apart = (0..self.denial.apart_count()).flat_map(|index| self.denial.apart_records(index, self));
+        (0..self.nodes.len() as NodeId).flat_map(move |node| self.node_records(node)).chain(apart)
+    }
+
+    /// The SOA record; `None` for a zone without data.
+    pub fn soa_record(&self) -> Option<Record> {
+        let has_nodes = !self.nodes.is_empty();
+        has_nodes.then(|| self.node_records(0).find(|record| record.rtype == Rtype::SOA)).flatten()
+    }
+
+    /// Calls `take` with the records from `place` on, in the order of [`Zone::records`], until it returns `false`: then `place`
+    /// is where that record stands. `true` when none is left.
+    pub(super) fn each_record_from(&self, place: &mut RecordPlace, mut take: impl FnMut(&Record) -> bool) -> bool {
+        while place.name < self.nodes.len() + self.denial.apart_count() {
+            let records = match place.name.checked_sub(self.nodes.len()) {
+                None => self.node_records(place.name as NodeId).skip(place.record).collect(),
+                Some(index) => self.denial.apart_records(index, self).split_off(place.record),
+            };
+            for record in &records {
+                if !take(record) {
+                    return false;
+                }
+                place.record += 1;
+            }
+            *place = RecordPlace { name: place.name + 1, record: 0 };
+        }
+        true
     }
 
     fn node_records(&self, node: NodeId) -> impl Iterator<Item = Record> + '_ {

@@ -101,7 +101,7 @@ f.toml:3:1: control_lisen: found an unknown key, expected control_listen"#,
         (
             "\n\n[fleet]",
             "\nbanana = 1\n[fleet]",
-            "f.toml:5:1: banana: found an unknown key, expected one of clock, clock_distortion, control_listen, cookies, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, rate_limit, role, self_test_listen, service, shards, stamp, state_dir, status_socket, tcp, tls, user, validated_for_s, zone",
+            "f.toml:5:1: banana: found an unknown key, expected one of clock, clock_distortion, control_listen, cookies, fallback_after_ms, fast_path_listen, fleet, http_listen, max_total_delay_ms, name, queue_capacity, race, races_per_source_per_s, rate_limit, role, self_test_listen, service, shards, stamp, state_dir, status_socket, tcp, tls, tsig_key, user, validated_for_s, zone",
         ),
         ("\n\n[fleet]", "\nclock_distortion = 1\n[fleet]", "f.toml:5:20: clock_distortion: found 1, expected a table"),
         ("ca = \"ca.crt\"\n", "", "f.toml:6:1: fleet.ca: found nothing, expected the path of the fleet's ca.crt"),
@@ -224,7 +224,7 @@ f.toml:22:10: zone[0].records: found a quote and no end of it, expected a closin
         (
             "[[race]]",
             "[[zone]]\nname = \"other.org\"\n\n[[race]]",
-            "f.toml:25:1: zone[1].records: found nothing, expected zone-file text here, or the key file with a path",
+            "f.toml:25:1: zone[1].records: found nothing, expected zone-file text here, or the key file with a path, or primaries to transfer it from",
         ),
         (
             "[[race]]",

@@ -26,6 +26,7 @@ mod name;
 mod service;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
@@ -39,6 +40,7 @@ use startgun_core::dns::{CanonicalName, Record};
 use crate::config::error::excerpt;
 use lexer::{Entry, Lexer, Token, Tokens};
 use name::WireName;
+pub use written::write_record;
 
 /// Time to live, in seconds, of records before any is stated: Knot's and NSD's default, too.
 const DEFAULT_TTL_S: u32 = 3_600;

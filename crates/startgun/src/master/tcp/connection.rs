@@ -65,7 +65,7 @@ where
         if let Some(end) = conversation.poll_end() {
             return end;
         }
-        if answered > 0 {
+        if answered > 0 || conversation.is_in_series() {
             // Others have queries as well.
             tokio::task::yield_now().await;
         }

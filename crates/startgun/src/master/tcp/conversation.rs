@@ -60,6 +60,24 @@ impl End {
     }
 }
 
+/// What a message is answered with.
+pub(super) enum Reply {
+    /// A message.
+    Message(Vec<u8>),
+    /// Messages one after the other, each asked for when there is room for it, until there is none; nothing else is answered
+    /// in between. It gets a buffer to use.
+    Series(Series),
+}
+
+/// Makes the next message of a [`Reply::Series`].
+pub(super) type Series = Box<dyn FnMut(Vec<u8>) -> Option<Vec<u8>>>;
+
+impl From<Vec<u8>> for Reply {
+    fn from(message: Vec<u8>) -> Self {
+        Reply::Message(message)
+    }
+}
+
 /// By when the client must have taken how much.
 #[derive(Clone, Copy, Debug)]
 struct Due {
@@ -69,7 +87,6 @@ struct Due {
 }
 
 /// One connection's conversation.
-#[derive(Debug)]
 pub(super) struct Conversation {
     message_timeout: Duration,
     queries_left: u32,
@@ -93,6 +110,8 @@ pub(super) struct Conversation {
     due: Option<Due>,
     /// When something was last asked, or the last answer was gone.
     active_at: Instant,
+    /// There while messages of one answer are still to be made.
+    series: Option<Series>,
     end: Option<End>,
 }
 
@@ -114,6 +133,7 @@ impl Conversation {
             sent: 0,
             due: None,
             active_at: now,
+            series: None,
             end: None,
         }
     }
@@ -139,15 +159,28 @@ impl Conversation {
     ///
     /// `answer` gets a message, whether it is the last one that this connection may have, and a buffer to use; `None`
     /// is silence.
-    pub(super) fn handle_messages(
+    pub(super) fn handle_messages<R: Into<Reply>>(
         &mut self,
         now: Instant,
-        mut answer: impl FnMut(&[u8], bool, Vec<u8>) -> Option<Vec<u8>>,
+        mut answer: impl FnMut(&[u8], bool, Vec<u8>) -> Option<R>,
     ) -> u32 {
         self.output.drain(..std::mem::take(&mut self.written));
         let (mut at, mut answered, mut buffer) = (0, 0, Vec::new());
         self.is_answered = false;
-        while self.end.is_none() && self.has_room() {
+        while self.has_room() {
+            if let Some(series) = &mut self.series {
+                match series(std::mem::take(&mut buffer)) {
+                    Some(bytes) => {
+                        self.queued += push(&mut self.output, &bytes);
+                        buffer = bytes;
+                    }
+                    None => self.series = None,
+                }
+                continue;
+            }
+            if self.end.is_some() {
+                break;
+            }
             let message = match next_message(&self.input[at..]) {
                 Next::Message(message) => message,
                 Next::Part => {
@@ -161,12 +194,17 @@ impl Conversation {
             };
             at += 2 + message.len();
             self.queries_left = self.queries_left.saturating_sub(1);
-            let Some(bytes) = answer(message, self.queries_left == 0, buffer) else {
-                self.end = Some(End::Malformed);
-                break;
-            };
-            self.queued += push(&mut self.output, &bytes);
-            buffer = bytes;
+            match answer(message, self.queries_left == 0, std::mem::take(&mut buffer)).map(R::into) {
+                Some(Reply::Message(bytes)) => {
+                    self.queued += push(&mut self.output, &bytes);
+                    buffer = bytes;
+                }
+                Some(Reply::Series(series)) => self.series = Some(series),
+                None => {
+                    self.end = Some(End::Malformed);
+                    break;
+                }
+            }
             answered += 1;
             if self.queries_left == 0 {
                 self.end = Some(End::QueryLimit);
@@ -226,7 +264,7 @@ impl Conversation {
         if self.due.is_some_and(|due| self.sent >= due.bytes) {
             let is_taken = self.sent == self.queued;
             self.due = (!is_taken).then(|| Due { at: now + self.message_timeout, bytes: self.queued });
-            if is_taken {
+            if is_taken || self.series.is_some() {
                 self.active_at = now;
             }
         }
@@ -254,8 +292,13 @@ impl Conversation {
 
     /// Why it is over, once it is.
     pub(super) fn poll_end(&self) -> Option<End> {
-        let is_taken = self.sent == self.queued && !self.unflushed;
+        let is_taken = self.sent == self.queued && !self.unflushed && self.series.is_none();
         self.end.filter(|end| is_taken || !end.waits_for_output())
+    }
+
+    /// Whether an answer of several messages is under way.
+    pub(super) fn is_in_series(&self) -> bool {
+        self.series.is_some()
     }
 
     /// When something was last asked, or the last answer was gone.

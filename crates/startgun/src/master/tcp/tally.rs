@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// A listener could not accept, for lack of descriptors or memory.
 pub(super) const ACCEPTS_FAILED: &str = "accepts_failed";
+/// A zone was sent, or begun to be.
+pub(super) const TRANSFERS: &str = "transfers_out";
 /// A TLS handshake was finished.
 pub(super) const HANDSHAKES: &str = "tls_handshakes";
 /// It resumed an earlier session.

@@ -37,7 +37,10 @@ impl Rig {
         let asked = &mut self.asked;
         self.conversation.handle_messages(self.now, |message, is_last, buffer| {
             asked.push((message.to_vec(), is_last));
-            answer(message, buffer)
+            match message[0] {
+                b'z' => Some(series(message[1])),
+                _ => answer(message, buffer).map(Reply::Message),
+            }
         })
     }
 
@@ -73,6 +76,18 @@ fn answer(message: &[u8], mut buffer: Vec<u8>) -> Option<Vec<u8>> {
         _ => buffer.extend_from_slice(message),
     }
     Some(buffer)
+}
+
+/// So many messages of 16,000 bytes, the first full of 0, the next of 1.
+fn series(count: u8) -> Reply {
+    let mut left = 0..count;
+    Reply::Series(Box::new(move |mut buffer| {
+        buffer.clear();
+        left.next().map(|number| {
+            buffer.resize(16_000, number);
+            buffer
+        })
+    }))
 }
 
 /// A message of `length` bytes that begins with `first`, after its length.
@@ -295,4 +310,41 @@ fn any_bytes_in_any_pieces_leave_it_within_its_bounds() {
         }
         assert!(expected.starts_with(&rig.received), "what was received is what was answered, in order");
     }
+}
+
+#[test]
+fn an_answer_of_many_messages_is_made_as_it_is_taken() {
+    let mut rig = Rig::new(2);
+    let mut asks = framed(b'z', 20);
+    asks[3] = 20;
+    let other = framed(b'1', 20);
+    assert_eq!(rig.send(&[asks.clone(), other.clone()].concat()), 1);
+    assert!(rig.conversation.is_in_series() && !rig.conversation.wants_input());
+    let mut most = 0;
+    let mut others = 0;
+    while others == 0 {
+        assert_eq!(rig.end(), None, "the last query was asked, and is not answered yet");
+        most = most.max(rig.conversation.held_bytes());
+        rig.take(7_000);
+        others = rig.send(b"");
+    }
+    while rig.take(usize::MAX) > 0 {}
+    assert!(most < 100_000, "{most} bytes held");
+    let expected: Vec<u8> = (0..20).flat_map(|number| [&[0x3e, 0x80][..], &[number; 16_000]].concat()).collect();
+    assert!(rig.received == [expected, other].concat(), "{} bytes in order", rig.received.len());
+    assert_eq!(rig.end(), Some(End::QueryLimit));
+}
+
+#[test]
+fn who_does_not_take_a_long_answer_is_cut_off() {
+    let mut rig = Rig::new(10);
+    let mut asks = framed(b'z', 20);
+    asks[3] = 200;
+    rig.send(&asks);
+    for second in 1..20 {
+        rig.at(second * 1_000).take(10_000);
+        rig.send(b"");
+        assert_eq!(rig.end(), None, "10 kB a second suffice");
+    }
+    assert_eq!(rig.at(30_000).end(), Some(End::Unread));
 }

@@ -413,3 +413,42 @@ fn what_is_printed_from_wire_format_is_read_as_the_same() {
     }
     assert!(count > 3_000, "{count} texts are too few");
 }
+
+#[test]
+fn what_is_written_into_a_copy_is_read_as_the_same() {
+    let mut random = Random::new();
+    let mut in_words = 0;
+    for (text, expected) in TYPES {
+        let (rtype, _) = read(text).expect(text);
+        for nth in 0..200 {
+            let mut data = wire(expected);
+            for _ in 0..nth.min(3).min(data.len()) {
+                let at = random.below(data.len());
+                data[at] = random.below(256) as u8;
+            }
+            if read(&generic(rtype, &data)).is_err() {
+                continue;
+            }
+            // An owner with every byte that there is, over time.
+            let byte = |at: usize| format!("\\{:03}", (nth * 4 + at) % 256);
+            let owner = name(&format!("{}{}.{}{}.example.org", byte(0), byte(1), byte(2), byte(3)));
+            let record = Record { owner, rtype, ttl_s: nth as u32, data: data.into() };
+            let mut line = String::new();
+            write_record(&record, &mut line);
+            let Scanned { records, faults, .. } = scan_bytes("example.org", line.as_bytes(), 1);
+            assert!(faults.is_empty(), "{line}: {}", faults[0].found);
+            assert_eq!(records[0].record, record, "{line}");
+            in_words += u32::from(!line.contains("\\# "));
+        }
+    }
+    assert!(in_words > 1_000, "{in_words} lines in words");
+    let records = ["example.org MX 10 a.example.org", ". A 192.0.2.1"];
+    for (text, expected) in
+        records.iter().zip(["example.org. 3600 IN MX 10 a.example.org.\n", ". 3600 IN A 192.0.2.1\n"])
+    {
+        let Scanned { records, .. } = scan_bytes(".", text.replace("org ", "org. ").as_bytes(), 1);
+        let mut line = String::new();
+        write_record(&records[0].record, &mut line);
+        assert_eq!(line, *expected);
+    }
+}
