@@ -18,10 +18,11 @@ pub const RTT_MS_MAX: f64 = 5_000.0;
 
 /// A fault in a map, with its place in the text where that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MapFault {
+pub struct MapFault {
     /// Line and column, both from 1; for CSV the column counts cells.
-    pub(crate) place: Option<(usize, usize)>,
-    pub(crate) what: String,
+    pub place: Option<(usize, usize)>,
+    /// What was found and what was expected.
+    pub what: String,
 }
 
 impl MapFault {
@@ -43,9 +44,12 @@ pub struct Map {
 }
 
 /// Round-trip times as given: both directions, either of which may be missing.
-pub(crate) struct RoundTrips {
-    pub(crate) names: Vec<String>,
-    pub(crate) rtt_ms: BTreeMap<(usize, usize), f64>,
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundTrips {
+    /// The places' names.
+    pub names: Vec<String>,
+    /// By places, from one to another.
+    pub rtt_ms: BTreeMap<(usize, usize), f64>,
 }
 
 impl Map {
@@ -110,65 +114,88 @@ pub(crate) fn check_rtt_ms(rtt_ms: f64) -> Result<f64, String> {
     }
 }
 
-/// Reads a square CSV whose header row and first column are the same names in the same order.
+/// Reads a square CSV whose header row and first column are the same names in the same order, or one without names, whose
+/// places are then called 0, 1, 2 and so on.
 ///
 /// The header's first cell is free. An empty cell is an unknown RTT. Quoted cells may hold commas and doubled quotes;
 /// a line break inside a cell is not supported.
-pub(crate) fn parse_csv(text: &str) -> Result<RoundTrips, MapFault> {
+///
+/// # Errors
+/// [`MapFault`], with the place.
+pub fn parse_csv(text: &str) -> Result<RoundTrips, MapFault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim().is_empty());
-    let (header_line, header) =
+    let (first_line, first) =
         lines.next().ok_or_else(|| MapFault::at(1, 1, "empty file: expected a header row of names"))?;
-    let mut names = csv_cells(header, header_line)?;
-    names.remove(0);
-    check_names(&names, header_line)?;
-    let mut rtt_ms = BTreeMap::new();
-    let mut rows = 0;
+    let mut first_row = csv_cells(first, first_line)?;
+    let last_line = text.lines().count();
+    if has_no_names(&first_row) {
+        let names: Vec<String> = (0..first_row.len()).map(|place| place.to_string()).collect();
+        check_names(&names, first_line)?;
+        return parse_rows(names, 0, std::iter::once((first_line, first)).chain(lines), last_line);
+    }
+    first_row.remove(0);
+    check_names(&first_row, first_line)?;
+    parse_rows(first_row, 1, lines, last_line)
+}
+
+/// Whether a first row holds round trips already. Names may be numbers, too: then the first cell, above the names of the
+/// rows, is empty or a word, and a round trip of nothing but digits in each cell beside an empty one is not believed.
+fn has_no_names(first_row: &[String]) -> bool {
+    let is_number = |cell: &String| cell.parse::<f64>().is_ok();
+    let (corner, others) = (&first_row[0], &first_row[1..]);
+    let known = || others.iter().filter(|cell| !cell.is_empty());
+    match corner.is_empty() {
+        true => known().any(|cell| cell.contains('.')) && known().all(is_number),
+        false => {
+            is_number(corner) && (others.is_empty() || others.iter().any(|cell| cell.is_empty() || is_number(cell)))
+        }
+    }
+}
+
+/// The rows of a square table; before the figures of each stand `columns_before` cells, one with its name or none.
+fn parse_rows<'a>(
+    names: Vec<String>,
+    columns_before: usize,
+    lines: impl Iterator<Item = (usize, &'a str)>,
+    last_line: usize,
+) -> Result<RoundTrips, MapFault> {
+    let (mut rtt_ms, mut rows, width) = (BTreeMap::new(), 0, names.len() + columns_before);
     for (line, row) in lines {
         let cells = csv_cells(row, line)?;
-        let Some(expected) = names.get(rows) else {
-            return Err(MapFault::at(
-                line,
-                1,
-                format!("one row more than the {} names of the header: expected a square table", names.len()),
-            ));
+        let Some(name) = names.get(rows) else {
+            let what = format!("one row more than the {} columns of figures: expected a square table", names.len());
+            return Err(MapFault::at(line, 1, what));
         };
-        if &cells[0] != expected {
-            return Err(MapFault::at(
-                line,
-                1,
-                format!("row name {:?}: expected {expected:?}, as in column {} of the header", cells[0], rows + 2),
-            ));
+        if columns_before == 1 && cells[0] != *name {
+            let what = format!("row name {:?}: expected {name:?}, as in column {} of the header", cells[0], rows + 2);
+            return Err(MapFault::at(line, 1, what));
         }
-        if cells.len() != names.len() + 1 {
-            return Err(MapFault::at(
-                line,
-                cells.len(),
-                format!("{} cells: expected {}, one more than there are names", cells.len(), names.len() + 1),
-            ));
+        if cells.len() != width {
+            let what = format!("{} cells: expected {width}, as many as in the first row", cells.len());
+            return Err(MapFault::at(line, cells.len(), what));
         }
-        for (j, cell) in cells[1..].iter().enumerate().filter(|(_, c)| !c.is_empty()) {
-            let number = cell
-                .parse::<f64>()
-                .map_err(|_| format!("{cell:?}: expected an RTT in milliseconds, or nothing"))
-                .and_then(check_rtt_ms)
-                .map_err(|what| MapFault::at(line, j + 2, what))?;
+        for (j, cell) in cells[columns_before..].iter().enumerate().filter(|(_, c)| !c.is_empty()) {
+            let number = parse_rtt_ms(cell).map_err(|what| MapFault::at(line, j + 1 + columns_before, what))?;
             rtt_ms.insert((rows, j), number);
         }
         rows += 1;
     }
     if rows < names.len() {
-        return Err(MapFault::at(
-            text.lines().count(),
-            1,
-            format!(
-                "{rows} rows: expected {}, one for each name of the header; {:?} has none",
-                names.len(),
-                names[rows]
-            ),
-        ));
+        let what =
+            format!("{rows} rows: expected {}, as many as columns of figures; {:?} has none", names.len(), names[rows]);
+        return Err(MapFault::at(last_line, 1, what));
     }
     Ok(RoundTrips { names, rtt_ms })
+}
+
+/// Reads one round-trip time in ms.
+///
+/// # Errors
+/// What was found and what was expected.
+pub fn parse_rtt_ms(cell: &str) -> Result<f64, String> {
+    let number = cell.parse::<f64>().map_err(|_| format!("{cell:?}: expected an RTT in milliseconds, or nothing"))?;
+    check_rtt_ms(number)
 }
 
 fn check_names(names: &[String], line: usize) -> Result<(), MapFault> {
@@ -280,6 +307,13 @@ mod tests {
     }
 
     #[test]
+    fn a_table_may_have_no_names_or_numbers_for_names() {
+        for text in ["0,10\n30,0\n", ",10.0\n30,\n", ",0,1\n0,0,10\n1,30,0\n", "id,0,1\n0,,10\n1,30,\n"] {
+            assert_eq!(csv_map(text, 0.25).one_way_ms("0", "1"), Some(5.0), "{text:?}");
+        }
+    }
+
+    #[test]
     fn no_path_is_shorter_than_the_floor() {
         let map = csv_map("-,a,b\na,0,0\nb,0,0\n", 0.5);
         assert_eq!(map.one_way_ms("a", "b"), Some(RTT_FLOOR_MS / 2.0));
@@ -294,6 +328,11 @@ mod tests {
             ("-,a,b\na,0,1\nb,-1,0\n", (3, 2), "from 0 to"),
             ("-,a,b\na,0,NaN\nb,1,0\n", (2, 3), "from 0 to"),
             ("-,a,b\na,0\nb,1,0\n", (2, 2), "expected 3"),
+            ("0,1\n1,0,2\n", (2, 3), "expected 2"),
+            ("0,1\n1,x\n", (2, 2), "expected an RTT"),
+            ("0,inf\n1,0\n", (1, 2), "from 0 to"),
+            ("0,1\n", (1, 1), "\"1\" has none"),
+            ("0,1\n1,0\n2,3\n", (3, 1), "one row more"),
             ("-,a,b\nb,0,1\na,1,0\n", (2, 1), "expected \"a\""),
             ("-,a,b\na,0,1\n", (2, 1), "\"b\" has none"),
             ("-,a\na,0\n\nb,1\n", (4, 1), "one row more"),

@@ -33,14 +33,19 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+pub mod forecast;
 mod options;
 mod random;
 mod records;
+pub mod scale;
 pub mod scenario;
 mod trace;
 mod world;
 
 pub use clock::{HostClock, SimTime, Wander};
-pub use options::{AgentOptions, Bursts, Hold, Host, MAX_HOSTS, MasterOptions, Options, Path};
-pub use records::{Arrival, DepartureRecord, Finish, Occasion, ReadingRecord};
+pub use options::{
+    AgentOptions, Bursts, Hold, Host, HostTimeOptions, MAX_CLIENTS, MAX_HOSTS, MAX_PLACES, MasterOptions, Options,
+    Path, Places, Records,
+};
+pub use records::{Arrival, DepartureRecord, Finish, Occasion, ReadingRecord, Traffic};
 pub use world::{Suspended, World};

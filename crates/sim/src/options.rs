@@ -6,12 +6,17 @@ use startgun_core::master::{Delay, Stamp, Transmit};
 use startgun_core::playbook::LatePolicy;
 use startgun_core::time::Span;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::clock::{HostClock, SimTime};
 use crate::random::Random;
 
-/// Most masters, agents or clients of one kind: each has an address of its own in a /24.
+/// Most masters, and most agents: each has an address of its own in a /24.
 pub const MAX_HOSTS: usize = 200;
+/// Most clients: 16,384 prefixes (all /24 of 100.64.0.0/10) × 64 addresses of each, 2^20.
+pub const MAX_CLIENTS: usize = 1 << 20;
+/// Most places of [`Places`]: 1,024 × 1,024 paths of 144 bytes, 144 MiB.
+pub const MAX_PLACES: usize = 1_024;
 
 /// A host of the world, by its place in [`Options`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +64,60 @@ impl Path {
             bursts: None,
             hold: None,
         }
+    }
+}
+
+/// Where every host is, and the paths between places: for worlds of more hosts than anybody would name in pairs. Two
+/// hosts at one place have its path to itself between them.
+///
+/// Clones share the paths. Hosts may come to be at places while the world is made ready, not afterwards.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// How many there are.
+    count: usize,
+    /// From each place to each, row by row.
+    paths: Arc<[Path]>,
+    /// Where each master is; one that is not named is at place 0, and so below.
+    pub masters: Vec<u16>,
+    /// Where each agent is.
+    pub agents: Vec<u16>,
+    /// Where each client is.
+    pub clients: Arc<[u16]>,
+}
+
+impl Places {
+    /// So many places, with the path from each to each as `path` says. All hosts are at place 0.
+    ///
+    /// # Panics
+    /// If there are none, or more than [`MAX_PLACES`].
+    pub fn new(count: usize, path: impl Fn(usize, usize) -> Path) -> Self {
+        assert!((1..=MAX_PLACES).contains(&count), "{count} places, from 1 to {MAX_PLACES}");
+        let paths = (0..count * count).map(|pair| path(pair / count, pair % count)).collect();
+        Places { count, paths, masters: Vec::new(), agents: Vec::new(), clients: Arc::from([]) }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The path from one place to another.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    pub fn between(&self, from: usize, to: usize) -> &Path {
+        assert!(from < self.count && to < self.count, "place {from} or {to} of {}", self.count);
+        &self.paths[from * self.count + to]
+    }
+
+    /// Where a host is.
+    pub fn place_of(&self, host: Host) -> usize {
+        let place = match host {
+            Host::Master(number) => self.masters.get(number),
+            Host::Agent(number) => self.agents.get(number),
+            Host::Client(number) => self.clients.get(number),
+        };
+        place.copied().map_or(0, usize::from)
     }
 }
 
@@ -127,8 +186,21 @@ pub struct MasterOptions {
     pub max_total_delay: Span,
     /// After how long a session gets a successor.
     pub rekey_interval: Span,
+    /// Races per second and client prefix.
+    pub races_per_source_per_s: u32,
     /// Time between two unsolicited synchronisation signals.
     pub sync_signal_interval: Span,
+    /// What its host's clock says of UTC; absent where nobody disciplines it.
+    pub host_time: Option<HostTimeOptions>,
+}
+
+/// A disciplined host clock. True time is UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostTimeOptions {
+    /// By how much it is ahead of UTC, always.
+    pub error: Span,
+    /// What its keeper says that it is wrong by at most; not negative.
+    pub bound: Span,
 }
 
 impl Default for MasterOptions {
@@ -145,7 +217,10 @@ impl Default for MasterOptions {
             fallback_after: Span::from_millis(250),
             max_total_delay: Span::from_millis(300),
             rekey_interval: Span::from_secs(3_600),
+            // Above anything that a scenario asks for.
+            races_per_source_per_s: 10_000,
             sync_signal_interval: Span::from_secs(1),
+            host_time: None,
         }
     }
 }
@@ -181,6 +256,8 @@ pub struct AgentOptions {
     pub redial_interval: Span,
     /// Whether it takes part in the mesh.
     pub mesh: bool,
+    /// What its host's clock says of UTC; absent where nobody disciplines it.
+    pub host_time: Option<HostTimeOptions>,
 }
 
 impl Default for AgentOptions {
@@ -200,8 +277,20 @@ impl Default for AgentOptions {
             foreign_sources_pass: true,
             redial_interval: Span::from_millis(500),
             mesh: true,
+            host_time: None,
         }
     }
+}
+
+/// How much of what happens is remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Records {
+    /// Every answer, departure and reading, for a judge.
+    #[default]
+    All,
+    /// Of a query's answers the first, and how many there were; nothing of departures and readings. For worlds whose
+    /// figures are sums.
+    Sums,
 }
 
 /// A world's initial state. Faults that begin later are methods of [`crate::World`].
@@ -211,14 +300,19 @@ pub struct Options {
     pub masters: Vec<MasterOptions>,
     /// The agents, at most [`MAX_HOSTS`].
     pub agents: Vec<AgentOptions>,
-    /// How many resolvers there are, at most [`MAX_HOSTS`]. They have no clock that matters.
+    /// How many resolvers there are, at most [`MAX_CLIENTS`]. They have no clock that matters. The first 16,384 have a
+    /// /24 each, and with it a budget; those that follow share these, at most 64 to each.
     pub clients: usize,
-    /// The path of every ordered pair that `paths` does not name.
+    /// The path of every ordered pair that neither `paths` nor `places` know.
     pub default_path: Path,
-    /// Paths of ordered pairs, from the first to the second.
+    /// Where the hosts are, which gives the path of every pair that `paths` does not name.
+    pub places: Option<Places>,
+    /// Paths of ordered pairs, from the first to the second; they come before all others.
     pub paths: BTreeMap<(Host, Host), Path>,
     /// Whether the trace is kept. Without it a world is faster, and its digest says nothing.
     pub trace: bool,
+    /// What is remembered for a judge. It changes nothing that happens; what is not judged is not in the trace either.
+    pub records: Records,
     /// Mean time between two instants, drawn from an exponential, at which each agent's clock is read and judged
     /// besides the readings after exchanges, which are the most favourable; departures' readings are then judged,
     /// too. Zero for never. The draw has a stream of its own.
@@ -233,8 +327,10 @@ impl Options {
             agents: vec![AgentOptions::default(); agents],
             clients,
             default_path: Path::of(Span::from_millis(20)),
+            places: None,
             paths: BTreeMap::new(),
             trace: true,
+            records: Records::All,
             readings_between: Span::ZERO,
         }
     }
@@ -268,12 +364,19 @@ impl Options {
 
     /// The path from one host to another.
     pub fn path(&self, from: Host, to: Host) -> Path {
-        self.paths.get(&(from, to)).copied().unwrap_or(self.default_path)
+        self.paths.get(&(from, to)).copied().unwrap_or_else(|| self.usual_path(from, to))
     }
 
-    /// The path from one host to another, to be changed; a copy of the default where the pair had none.
+    /// The path of a pair that `paths` does not name.
+    fn usual_path(&self, from: Host, to: Host) -> Path {
+        let places = self.places.as_ref();
+        places.map_or(self.default_path, |places| *places.between(places.place_of(from), places.place_of(to)))
+    }
+
+    /// The path from one host to another, to be changed; a copy of what it was where the pair had none of its own.
     pub fn path_mut(&mut self, from: Host, to: Host) -> &mut Path {
-        self.paths.entry((from, to)).or_insert(self.default_path)
+        let usual = self.usual_path(from, to);
+        self.paths.entry((from, to)).or_insert(usual)
     }
 
     /// Sets both directions' delay.

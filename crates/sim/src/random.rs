@@ -64,6 +64,26 @@ impl Random {
         }
         Span::from_nanos((LONGEST_WAIT * mean_nanos).min(i128::from(i64::MAX)) as i64)
     }
+
+    /// One of `limit`; of none the first.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        // A bias of less than limit / 2^64.
+        ((u128::from(self.next()) * limit as u128) >> 64) as usize
+    }
+
+    /// A normal of mean zero and this standard deviation, by Kahn's method (1954): of two exponentials, the first is half a
+    /// normal where the second is at least half the square of the first less one. No logarithm here, either.
+    pub(crate) fn normal(&mut self, deviation: Span) -> Span {
+        const ONE: i64 = 1_000_000_000;
+        loop {
+            let mut exponential = || i128::from(self.exponential(Span::from_nanos(ONE)).as_nanos());
+            let (size, other) = (exponential(), exponential());
+            if 2 * other * i128::from(ONE) >= (size - i128::from(ONE)).pow(2) {
+                let scaled = (size * i128::from(deviation.as_nanos()) / i128::from(ONE)) as i64;
+                return Span::from_nanos(if self.next().is_multiple_of(2) { scaled } else { -scaled });
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +109,27 @@ mod tests {
         assert!((3_800..4_200).contains(&met), "{met}");
         assert!(!random.chance(0));
         assert!(random.chance(1_000_000));
+    }
+
+    #[test]
+    fn normals_have_their_deviation_and_their_tails() {
+        let mut random = Random::new(3);
+        let draws: Vec<f64> = (0..20_000).map(|_| random.normal(Span::from_micros(100)).as_micros_f64()).collect();
+        let mean = draws.iter().sum::<f64>() / 20_000.0;
+        let deviation = (draws.iter().map(|draw| draw * draw).sum::<f64>() / 20_000.0).sqrt();
+        assert!(mean.abs() < 3.0 && (98.0..102.0).contains(&deviation), "{mean} ± {deviation}");
+        // Two-sided: 31.7 % beyond one deviation, 4.55 % beyond two.
+        let beyond = |limit: f64| draws.iter().filter(|draw| draw.abs() > limit).count();
+        assert!((6_150..6_530).contains(&beyond(100.0)), "{}", beyond(100.0));
+        assert!((800..1_020).contains(&beyond(200.0)), "{}", beyond(200.0));
+    }
+
+    #[test]
+    fn one_of_so_many_is_each_as_often() {
+        let mut random = Random::new(4);
+        let mut met = [0; 3];
+        (0..30_000).for_each(|_| met[random.below(3)] += 1);
+        assert!(met.iter().all(|met| (9_700..10_300).contains(met)), "{met:?}");
+        assert_eq!(random.below(0), 0);
     }
 }

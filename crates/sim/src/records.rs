@@ -31,7 +31,10 @@ pub struct Finish {
     pub sent: SimTime,
     /// When it first reached the master, by the master's clock.
     pub reached: Option<LocalTime>,
-    /// Every answer, in the order in which they reached the client.
+    /// How many answers reached the client.
+    pub answers: usize,
+    /// Every answer, in the order in which they reached the client; with [`Records::Sums`](crate::Records::Sums) the
+    /// first alone.
     pub arrivals: Vec<Arrival>,
 }
 
@@ -40,6 +43,21 @@ impl Finish {
     pub fn winner(&self) -> Option<Host> {
         self.arrivals.first().map(|arrival| arrival.by)
     }
+}
+
+/// Datagrams of a host, or of all clients together. The control channel is not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams that it sent.
+    pub sent: u64,
+    /// Their payload, in bytes.
+    pub sent_bytes: u64,
+    /// Of these, copies that were lost on the way; one that was doubled counts by the copy.
+    pub lost: u64,
+    /// Datagrams that reached it.
+    pub received: u64,
+    /// Their payload, in bytes.
+    pub received_bytes: u64,
 }
 
 /// An answer as it reached the client.
@@ -85,7 +103,7 @@ pub struct DepartureRecord {
     pub timed_within: Option<Span>,
     /// Whether it followed a fault that no clock can know of, before a whole exchange since.
     pub blind: bool,
-    /// The query that it answers: an index of [`crate::World::finishes`].
+    /// The number of the query that it answers, as [`crate::World::query`] gave it.
     pub finish: Option<usize>,
 }
 
@@ -130,12 +148,17 @@ pub struct ReadingRecord {
     pub blind: bool,
 }
 
-/// Id, TC and addresses of an answer; `None` for bytes that are none.
-pub(crate) fn read_answer(bytes: &[u8]) -> Option<(u16, bool, Vec<IpAddr>)> {
+/// Id and TC of a message; `None` for bytes that are none (RFC 1035 section 4.1.1).
+pub(crate) fn read_header(bytes: &[u8]) -> Option<(u16, bool)> {
+    let [high, low, flags, ..] = *bytes.first_chunk::<12>()?;
+    Some((u16::from_be_bytes([high, low]), flags & 0x02 != 0))
+}
+
+/// The addresses in an answer; `None` for bytes that are none.
+pub(crate) fn read_addresses(bytes: &[u8]) -> Option<Vec<IpAddr>> {
     let message = Message::from_octets(bytes).ok()?;
     let section = message.answer().ok()?;
     let a = section.limit_to::<A>().flatten().map(|record| IpAddr::V4(record.data().addr()));
     let aaaa = section.limit_to::<Aaaa>().flatten().map(|record| IpAddr::V6(record.data().addr()));
-    let addresses = a.chain(aaaa).collect();
-    Some((message.header().id(), message.header().tc(), addresses))
+    Some(a.chain(aaaa).collect())
 }

@@ -4,27 +4,31 @@ mod address;
 mod agents;
 mod control;
 mod faults;
+mod host_time;
 mod masters;
 mod network;
+mod queue;
 mod setup;
 
 use domain::base::Rtype;
 use startgun_core::agent::DepartureKey;
 use startgun_core::control::{StandDown, ToAgent, ToMaster};
-use startgun_core::master::Readiness;
+use startgun_core::master::{Counters, Readiness};
 use startgun_core::time::{Epoch, RaceTime, Span};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::SimTime;
-use crate::options::{Host, MAX_HOSTS, Options, Path};
+use crate::options::{Host, MAX_CLIENTS, MAX_HOSTS, Options, Path};
 use crate::random::Random;
-use crate::records::{DepartureRecord, Finish, MAX_RECORDS, ReadingRecord};
+use crate::records::{DepartureRecord, Finish, MAX_RECORDS, ReadingRecord, Traffic};
 use crate::trace::Trace;
 use agents::AgentHost;
 use control::Connection;
 pub use faults::Suspended;
 use masters::MasterHost;
+use queue::Queue;
+pub(crate) use setup::TTL_S as RACE_TTL_S;
 
 /// Most events waiting: 200 agents × 200 orders under way twice are 80,000; ten times that is a runaway.
 const MAX_EVENTS: usize = 1 << 20;
@@ -40,10 +44,10 @@ enum Event {
     Arrive { sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>, exchange: Option<u32> },
     /// An agent opens a control connection.
     Dial { agent: usize, link: usize },
-    /// A document reaches a master.
-    ToMaster { connection: u64, message: ToMaster },
+    /// A document reaches a master; documents weigh more than all else, and there are few.
+    ToMaster { connection: u64, message: Box<ToMaster> },
     /// A document reaches an agent.
-    ToAgent { connection: u64, message: ToAgent },
+    ToAgent { connection: u64, message: Box<ToAgent> },
     /// An agent learns that its connection is gone.
     Hangup { connection: u64, agent: usize, link: usize },
     /// An agent's timer.
@@ -60,6 +64,35 @@ enum Event {
     Resume { agent: usize },
     /// An agent's clocks are read, to be judged.
     ReadClocks { agent: usize },
+    /// A host's program asks its clock where UTC lies.
+    TellHostTime { host: Host },
+}
+
+/// What every host has sent and received.
+struct AllTraffic {
+    masters: Vec<Traffic>,
+    agents: Vec<Traffic>,
+    clients: Traffic,
+}
+
+impl AllTraffic {
+    fn new(options: &Options) -> Self {
+        let none = Traffic::default();
+        AllTraffic {
+            masters: vec![none; options.masters.len()],
+            agents: vec![none; options.agents.len()],
+            clients: none,
+        }
+    }
+
+    /// `None` for a host that is not there.
+    fn of(&mut self, host: Host) -> Option<&mut Traffic> {
+        match host {
+            Host::Master(number) => self.masters.get_mut(number),
+            Host::Agent(number) => self.agents.get_mut(number),
+            Host::Client(_) => Some(&mut self.clients),
+        }
+    }
 }
 
 /// A deterministic world. Its machines are driven by [`World::run_until`]; everything else says what happens next or
@@ -68,8 +101,7 @@ pub struct World {
     options: Options,
     seed: u64,
     now: SimTime,
-    sequence: u64,
-    events: BTreeMap<(SimTime, u64), Event>,
+    events: Queue,
     random: Random,
     /// When clocks are read by chance.
     moments: Random,
@@ -77,11 +109,16 @@ pub struct World {
     agents: Vec<AgentHost>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
+    /// The queries from number `finishes_taken` on.
     finishes: Vec<Finish>,
-    /// Which query a client's port and id belong to.
+    finishes_taken: usize,
+    /// Which query, by number, a client's port and id belong to; of those in `finishes` only.
     queries: BTreeMap<(usize, u16, u16), usize>,
     departures: Vec<DepartureRecord>,
     readings: Vec<ReadingRecord>,
+    /// Queries that have had their first answer, by number, with [`Records::Sums`](crate::Records::Sums).
+    answered: Vec<usize>,
+    traffic: AllTraffic,
     trace: Trace,
 }
 
@@ -89,13 +126,19 @@ impl World {
     /// A world at its beginning: masters are up, agents dial.
     ///
     /// # Panics
-    /// If there are more hosts of a kind than [`MAX_HOSTS`], no master, or an agent with a master that is not there.
+    /// If there are more masters or agents than [`MAX_HOSTS`], more clients than [`MAX_CLIENTS`], no master, an agent with a
+    /// master that is not there, or a host at a place that is not there.
     pub fn new(options: Options, seed: u64) -> Self {
-        let most = options.masters.len().max(options.agents.len()).max(options.clients);
-        assert!(most <= MAX_HOSTS, "{most} hosts of one kind, at most {MAX_HOSTS}");
+        let most = options.masters.len().max(options.agents.len());
+        assert!(most <= MAX_HOSTS, "{most} masters or agents, at most {MAX_HOSTS}");
+        assert!(options.clients <= MAX_CLIENTS, "{} clients, at most {MAX_CLIENTS}", options.clients);
         assert!(!options.masters.is_empty(), "a world needs a master");
         let known = |agent: &crate::AgentOptions| agent.masters.iter().all(|&master| master < options.masters.len());
         assert!(options.agents.iter().all(known), "an agent has a master that is not there");
+        if let Some(places) = &options.places {
+            let mut named = places.masters.iter().chain(&places.agents).chain(&*places.clients);
+            assert!(named.all(|&place| usize::from(place) < places.count()), "a host is at a place that is not there");
+        }
         let mut random = Random::new(seed);
         let masters: Vec<MasterHost> = (0..options.masters.len())
             .map(|master| {
@@ -107,12 +150,12 @@ impl World {
             .collect();
         let agents = (0..options.agents.len()).map(|agent| AgentHost::start(&options, agent)).collect();
         let trace = Trace::new(options.trace);
+        let traffic = AllTraffic::new(&options);
         let mut world = World {
             options,
             seed,
             now: SimTime::ZERO,
-            sequence: 0,
-            events: BTreeMap::new(),
+            events: Queue::default(),
             random,
             moments: Random::named(seed, [u64::from_be_bytes(*b"readings"), 0, 0]),
             masters,
@@ -120,9 +163,12 @@ impl World {
             connections: BTreeMap::new(),
             next_connection: 1,
             finishes: Vec::new(),
+            finishes_taken: 0,
             queries: BTreeMap::new(),
             departures: Vec::new(),
             readings: Vec::new(),
+            answered: Vec::new(),
+            traffic,
             trace,
         };
         for master in 0..world.masters.len() {
@@ -137,6 +183,7 @@ impl World {
                 world.read_by_chance(agent);
             }
         }
+        world.begin_host_times();
         world
     }
 
@@ -147,11 +194,7 @@ impl World {
 
     /// Lets everything happen that is due until `end`, inclusive.
     pub fn run_until(&mut self, end: SimTime) {
-        while let Some(entry) = self.events.first_entry() {
-            if entry.key().0 > end {
-                break;
-            }
-            let ((at, _), event) = entry.remove_entry();
+        while let Some((at, event)) = self.events.pop_until(end) {
             self.now = self.now.max(at);
             self.happen(event);
         }
@@ -196,8 +239,8 @@ impl World {
         match event {
             Event::Arrive { sender, source, to, bytes, exchange } => self.arrive(sender, source, to, bytes, exchange),
             Event::Dial { agent, link } => self.dial(agent, link),
-            Event::ToMaster { connection, message } => self.hear_at_master(connection, message),
-            Event::ToAgent { connection, message } => self.hear_at_agent(connection, message),
+            Event::ToMaster { connection, message } => self.hear_at_master(connection, *message),
+            Event::ToAgent { connection, message } => self.hear_at_agent(connection, *message),
             Event::Hangup { connection, agent, link } => self.hang_up_at_agent(connection, agent, link),
             Event::WakeAgent { agent } => self.wake_agent(agent),
             Event::WakeShard { master, shard } => self.wake_shard(master, shard),
@@ -206,20 +249,20 @@ impl World {
             Event::Depart { agent, key, generation } => self.depart(agent, key, generation),
             Event::Resume { agent } => self.resume_agent(agent),
             Event::ReadClocks { agent } => self.read_by_chance(agent),
+            Event::TellHostTime { host } => self.tell_host_time(host),
         }
     }
 
     fn schedule(&mut self, at: SimTime, event: Event) {
         assert!(self.events.len() < MAX_EVENTS, "seed {}: {MAX_EVENTS} events are waiting", self.seed);
-        self.sequence += 1;
-        self.events.insert((at.max(self.now), self.sequence), event);
+        self.events.push(at.max(self.now), event);
     }
 
     fn note(&mut self, what: core::fmt::Arguments<'_>) {
         self.trace.note(self.now, what);
     }
 
-    /// A client asks a master for an A record; the result is an index of [`World::finishes`].
+    /// A client asks a master for an A record; the result is the query's number, an index of [`World::finishes`].
     ///
     /// # Panics
     /// If `name` is no domain name.
@@ -232,8 +275,8 @@ impl World {
     /// # Panics
     /// If `name` is no domain name.
     pub fn query_type(&mut self, client: usize, master: usize, name: &str, rtype: Rtype) -> usize {
-        let number = self.finishes.len();
-        assert!(number < MAX_RECORDS, "at most {MAX_RECORDS} queries");
+        assert!(self.finishes.len() < MAX_RECORDS, "at most {MAX_RECORDS} queries");
+        let number = self.finishes_taken + self.finishes.len();
         let id = self.random.next() as u16;
         let port = (FIRST_PORT + number % PORTS) as u16;
         let bytes = setup::query_bytes(id, name, rtype);
@@ -249,6 +292,7 @@ impl World {
             name: name.into(),
             sent: self.now,
             reached: None,
+            answers: 0,
             arrivals: Vec::new(),
         });
         self.queries.insert((client, port, id), number);
@@ -278,9 +322,35 @@ impl World {
         self.options.path_mut(from, to)
     }
 
-    /// Every query so far, with its answers.
+    /// Every query so far, with its answers, but for those that were [taken](World::take_finishes).
     pub fn finishes(&self) -> &[Finish] {
         &self.finishes
+    }
+
+    /// A query by its number; `None` once it was taken.
+    pub fn finish(&self, number: usize) -> Option<&Finish> {
+        self.finishes.get(number.checked_sub(self.finishes_taken)?)
+    }
+
+    fn finish_mut(&mut self, number: usize) -> Option<&mut Finish> {
+        self.finishes.get_mut(number.checked_sub(self.finishes_taken)?)
+    }
+
+    /// Takes away the queries that were sent before an instant, for a caller that folds them as they come, and the number
+    /// of the first of them. The rest keep their numbers; answers to what was taken reach nobody's record.
+    pub fn take_finishes(&mut self, sent_before: SimTime) -> (usize, Vec<Finish>) {
+        let first = self.finishes_taken;
+        let end = self.finishes.partition_point(|finish| finish.sent < sent_before);
+        let taken: Vec<Finish> = self.finishes.drain(..end).collect();
+        self.finishes_taken += end;
+        for (number, finish) in (first..).zip(&taken) {
+            let key = (finish.client, finish.port, finish.id);
+            // A later query may have the same port and id.
+            if self.queries.get(&key) == Some(&number) {
+                self.queries.remove(&key);
+            }
+        }
+        (first, taken)
     }
 
     /// Every departure so far, in order.
@@ -302,6 +372,24 @@ impl World {
     /// Takes the readings so far away, for a caller that folds them as they come.
     pub fn take_readings(&mut self) -> Vec<ReadingRecord> {
         core::mem::take(&mut self.readings)
+    }
+
+    /// Takes away the numbers of queries that have had their first answer since the last call; none with
+    /// [`Records::All`](crate::Records::All).
+    pub fn take_answered(&mut self) -> Vec<usize> {
+        core::mem::take(&mut self.answered)
+    }
+
+    /// What a master or an agent has sent and received so far; of a client, what all of them have.
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn traffic(&self, host: Host) -> Traffic {
+        match host {
+            Host::Master(number) => self.traffic.masters[number],
+            Host::Agent(number) => self.traffic.agents[number],
+            Host::Client(_) => self.traffic.clients,
+        }
     }
 
     /// What happened: one line per event, true nanoseconds first. It ends after 64 MiB; the
@@ -358,6 +446,20 @@ impl World {
     pub fn master_counter(&self, master: usize, name: &str) -> u64 {
         let shards = self.masters[master].shards.iter();
         shards.map(|shard| shard.shard.counters().get(name).copied().unwrap_or(0)).sum()
+    }
+
+    /// All that a master's shards have counted since its last start, together.
+    pub fn master_counters(&self, master: usize) -> Counters {
+        let mut sums = Counters::new();
+        for host in &self.masters[master].shards {
+            host.shard.counters().into_iter().for_each(|(name, count)| *sums.entry(name).or_default() += count);
+        }
+        sums
+    }
+
+    /// All that an agent has counted.
+    pub fn agent_counters(&self, agent: usize) -> &Counters {
+        self.agents[agent].agent.counters()
     }
 
     /// The predetermined delay of a master's race as it is now; `None` while no agent is ready.

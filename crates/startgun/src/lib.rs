@@ -15,6 +15,7 @@ mod master;
 mod race;
 mod reload;
 mod signal;
+mod sim;
 mod startup;
 mod status;
 
@@ -45,6 +46,7 @@ enum Command {
     Signal(signal::SignalArgs),
     Reload(reload::ReloadArgs),
     Demo(demo::DemoArgs),
+    Sim(sim::SimArgs),
     /// Make, show, renew and revoke the certificates of masters and agents
     Fleet(fleet::FleetArgs),
 }
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Signal(args) => signal::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Sim(args) => return sim::run(&args),
         Command::Fleet(args) => fleet::run(args).map_err(|error| error.to_string()),
     };
     match result {

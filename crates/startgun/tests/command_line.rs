@@ -36,7 +36,7 @@ fn assert_golden(file: &str, found: &str) {
 
 #[test]
 fn help_is_as_in_the_golden_files() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["master"],
         &["agent"],
@@ -46,6 +46,7 @@ fn help_is_as_in_the_golden_files() {
         &["signal"],
         &["reload"],
         &["demo"],
+        &["sim"],
         &["fleet"],
         &["fleet", "init"],
         &["fleet", "enroll"],
@@ -61,7 +62,7 @@ fn help_is_as_in_the_golden_files() {
         assert_golden(&format!("help/{name}.txt"), &String::from_utf8_lossy(&output.stdout));
     }
     // The list is complete: every command that the help names was asked for.
-    for (parent, known) in [(&[][..], &commands[1..10]), (&["fleet"][..], &commands[10..])] {
+    for (parent, known) in [(&[][..], &commands[1..11]), (&["fleet"][..], &commands[11..])] {
         let output = startgun(&[parent, &["--help"]].concat(), Path::new("."));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let listed = text.split_once("Commands:\n").expect("a list of commands").1;

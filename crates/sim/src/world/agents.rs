@@ -9,7 +9,7 @@ use super::address::{fast_path, host_at, service};
 use super::faults::{Exchanges, Halt, Queued};
 use super::{Event, World, setup};
 use crate::clock::{HostClock, SimTime};
-use crate::options::{Host, Options};
+use crate::options::{Host, Options, Records};
 use crate::records::{DepartureRecord, MAX_RECORDS, Occasion, ReadingRecord};
 
 /// An agent's connection to one of its masters.
@@ -148,7 +148,8 @@ impl World {
                         self.say_to_master(connection, message);
                     }
                 }
-                Output::Audit(audit) => self.audit(agent, audit, departed),
+                Output::Audit(audit) if self.options.records == Records::All => self.audit(agent, audit, departed),
+                Output::Audit(_) => {}
             }
         }
         let Some((next, _)) = self.agents[agent].agent.poll_timeout() else {
@@ -165,7 +166,8 @@ impl World {
     fn await_departure(&mut self, agent: usize, departure: Departure) {
         let lateness = self.random.exponential(self.options.agents[agent].departure_lateness_mean);
         let host = &self.agents[agent];
-        let link = host.links.iter().position(|link| service(link.master) == departure.service);
+        let is_judged = self.options.records == Records::All;
+        let link = host.links.iter().position(|link| is_judged && service(link.master) == departure.service);
         let reading = link.and_then(|link| self.read_link(agent, link));
         let timed_within = reading.filter(|reading| !reading.blind).map(|reading| reading.bound);
         self.time_departure(agent, departure, lateness, timed_within);
@@ -199,7 +201,8 @@ impl World {
             return;
         };
         let at = host.clock.read(self.now);
-        let finish = self.finish_of(&departure);
+        let is_judged = self.options.records == Records::All;
+        let finish = is_judged.then(|| self.finish_of(&departure)).flatten();
         let outcome = match departure.latest {
             Some(latest) if at > latest => DepartureOutcome::Late { at },
             _ => {

@@ -57,7 +57,7 @@ impl World {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.last_to_master = at;
         }
-        self.schedule(at, Event::ToMaster { connection: number, message });
+        self.schedule(at, Event::ToMaster { connection: number, message: Box::new(message) });
     }
 
     fn say_to_agent(&mut self, number: u64, message: ToAgent) {
@@ -69,7 +69,7 @@ impl World {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.last_to_agent = at;
         }
-        self.schedule(at, Event::ToAgent { connection: number, message });
+        self.schedule(at, Event::ToAgent { connection: number, message: Box::new(message) });
     }
 
     /// What both ends of a connection derive for a session, in place of the TLS exporter.

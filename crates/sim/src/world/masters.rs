@@ -168,8 +168,9 @@ impl World {
         let received_at = self.masters[master].clock.read(self.now);
         if let (Host::Client(client), Some(id)) = (sender, bytes.first_chunk::<2>()) {
             let key = (client, source.port(), u16::from_be_bytes(*id));
-            if let Some(finish) = self.queries.get(&key) {
-                self.finishes[*finish].reached.get_or_insert(received_at);
+            let number = self.queries.get(&key).copied();
+            if let Some(finish) = number.and_then(|number| self.finish_mut(number)) {
+                finish.reached.get_or_insert(received_at);
             }
         }
         // The same source always meets the same shard.

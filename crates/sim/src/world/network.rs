@@ -6,9 +6,9 @@ use startgun_core::time::Span;
 
 use super::address::{host_at, ip_of};
 use super::{Event, World};
-use crate::options::{Bursts, Host, Path};
+use crate::options::{Bursts, Host, Path, Records};
 use crate::random::Random;
-use crate::records::{Arrival, MAX_RECORDS, read_answer};
+use crate::records::{Arrival, MAX_RECORDS, read_addresses, read_header};
 use crate::trace::{DIGEST_START, digest};
 
 impl World {
@@ -32,15 +32,25 @@ impl World {
         let path = self.options.path(sender, target);
         let content = if self.options.trace { digest(DIGEST_START, &bytes) } else { 0 };
         let length = bytes.len();
+        if let Some(traffic) = self.traffic.of(sender) {
+            traffic.sent += 1;
+            traffic.sent_bytes += length as u64;
+        }
         let copies = 1 + usize::from(self.random.chance(path.duplication_ppm));
+        let mut bytes = Some(bytes);
         for copy in 0..copies {
             let delay = self.delay(sender, target, &path);
             if self.random.chance(path.loss_ppm) {
+                if let Some(traffic) = self.traffic.of(sender) {
+                    traffic.lost += 1;
+                }
                 self.note(format_args!("lost {sender:?} -> {target:?} {length} {content:016x} copy {copy}"));
                 continue;
             }
             self.note(format_args!("sent {sender:?} -> {target:?} {length} {content:016x} copy {copy} takes {delay}"));
-            let arrive = Event::Arrive { sender, source, to, bytes: bytes.clone(), exchange };
+            // The last copy takes the buffer itself.
+            let Some(bytes) = (if copy + 1 < copies { bytes.clone() } else { bytes.take() }) else { return };
+            let arrive = Event::Arrive { sender, source, to, bytes, exchange };
             self.schedule(self.now + delay, arrive);
         }
     }
@@ -89,6 +99,10 @@ impl World {
         exchange: Option<u32>,
     ) {
         let Some(target) = host_at(to) else { return };
+        if let Some(traffic) = self.traffic.of(target) {
+            traffic.received += 1;
+            traffic.received_bytes += bytes.len() as u64;
+        }
         match target {
             Host::Master(master) if master < self.masters.len() => {
                 self.datagram_at_master(master, sender, source, to, bytes);
@@ -105,17 +119,26 @@ impl World {
     }
 
     fn answer_at(&mut self, client: usize, by: Host, port: u16, bytes: &[u8]) {
-        let answer = read_answer(bytes);
-        let finish = answer.as_ref().and_then(|(id, ..)| self.queries.get(&(client, port, *id)).copied());
+        let header = read_header(bytes);
+        let number = header.and_then(|(id, _)| self.queries.get(&(client, port, id)).copied());
         self.note(format_args!(
-            "answer at client {client} port {port} by {by:?}, {} bytes, query {finish:?}",
+            "answer at client {client} port {port} by {by:?}, {} bytes, query {number:?}",
             bytes.len()
         ));
-        let (Some((_, truncated, addresses)), Some(finish)) = (answer, finish) else {
+        let (at, records) = (self.now, self.options.records);
+        let (Some((_, truncated)), Some(number)) = (header, number) else { return };
+        let Some(finish) = self.finish_mut(number) else { return };
+        let is_first = finish.answers == 0;
+        if records == Records::Sums && !is_first {
+            finish.answers += 1;
             return;
-        };
-        let arrivals = &mut self.finishes[finish].arrivals;
-        assert!(arrivals.len() < MAX_RECORDS, "at most {MAX_RECORDS} answers to one query");
-        arrivals.push(Arrival { by, at: self.now, bytes: bytes.len(), truncated, addresses });
+        }
+        let Some(addresses) = read_addresses(bytes) else { return };
+        assert!(finish.arrivals.len() < MAX_RECORDS, "at most {MAX_RECORDS} answers to one query");
+        finish.answers += 1;
+        finish.arrivals.push(Arrival { by, at, bytes: bytes.len(), truncated, addresses });
+        if records == Records::Sums {
+            self.answered.push(number);
+        }
     }
 }

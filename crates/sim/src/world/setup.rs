@@ -18,9 +18,7 @@ const APEX: &str = "cdn.test";
 /// The raced name of every master.
 const RACED: &str = "*.cdn.test";
 /// Time to live of the sites' answers, in seconds.
-const TTL_S: u32 = 30;
-/// Races per second and client prefix: above anything that a scenario asks for.
-const RACES_PER_SOURCE_PER_S: u32 = 10_000;
+pub(crate) const TTL_S: u32 = 30;
 
 pub(super) fn master_name(master: usize) -> String {
     format!("m{master}")
@@ -109,7 +107,7 @@ pub(super) fn shard_config(
         validated_for: Span::from_secs(3_600),
         fallback_after: own.fallback_after,
         max_total_delay: own.max_total_delay,
-        races_per_source_per_s: RACES_PER_SOURCE_PER_S,
+        races_per_source_per_s: own.races_per_source_per_s,
         responses_per_prefix_per_s: 0,
         slip: 2,
         cookies: CookieSecrets::default(),
