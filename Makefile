@@ -1,10 +1,10 @@
 # Everything that this repository can do, by one word each. CI runs `make lint` and `make test`, and nothing else.
 
 CARGO ?= cargo
-# Passed on to demo, bench-clock, bench-dns and clock-scenarios: make demo ARGS="--scenario lan --seconds 10"
+# Passed on to demo, bench-clock, bench-dns, clock-scenarios and chaos: make demo ARGS="--scenario lan --seconds 10"
 ARGS ?=
 
-.PHONY: help demo demo-deps sim-vs-lab test lint bench bench-clock bench-departure clock-scenarios conformance check-authority bench-dns fuzz
+.PHONY: help demo demo-deps sim-vs-lab test lint bench bench-clock bench-departure clock-scenarios conformance check-authority bench-dns fuzz chaos
 
 help:
 	@echo "make demo       build, then race real resolvers on an emulated WAN (ARGS=... goes to the demo)"
@@ -19,6 +19,7 @@ help:
 	@echo "make check-authority  zonemaster, dnsviz and nmap dns-fuzz on a master in a namespace, as root"
 	@echo "make fuzz       run each fuzz target for a minute, guided by coverage (ARGS=\"--seconds 600 TARGET\")"
 	@echo "make sim-vs-lab  one scenario with real processes and in the simulator, and how far they agree"
+	@echo "make chaos      search small worlds for faults, a million races, and for planted bugs (ARGS=\"--seeds A..B\")"
 	@echo "make clock-scenarios  judge a million simulated exchanges (ARGS=\"--scenario NAME --seeds A..B\" replays)"
 
 demo:
@@ -55,6 +56,10 @@ bench-departure:
 
 clock-scenarios:
 	$(CARGO) bench --locked -p startgun-sim --bench clock_scenarios -- $(ARGS)
+
+chaos:
+	$(CARGO) run --release --locked -p startgun -- sim --chaos $(ARGS)
+	$(CARGO) test --release --locked -p startgun-sim --features planted-bugs --test planted_bugs_are_found -- --nocapture
 
 conformance:
 	$(CARGO) build --release --locked -p startgun

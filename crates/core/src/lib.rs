@@ -16,6 +16,8 @@ pub mod dns;
 pub mod histogram;
 pub mod master;
 pub mod mesh;
+pub mod occupancy;
+pub mod planted;
 pub mod playbook;
 pub mod rate;
 pub mod time;

@@ -32,6 +32,7 @@
 //! [`Shard`]: startgun_core::master::Shard
 #![forbid(unsafe_code)]
 
+pub mod chaos;
 mod clock;
 pub mod forecast;
 mod options;
@@ -48,4 +49,4 @@ pub use options::{
     Path, Places, Records,
 };
 pub use records::{Arrival, DepartureRecord, Finish, Occasion, ReadingRecord, Traffic};
-pub use world::{Suspended, World};
+pub use world::{Disturbance, Group, Suspended, World};

@@ -19,7 +19,7 @@ pub const MAX_CLIENTS: usize = 1 << 20;
 pub const MAX_PLACES: usize = 1_024;
 
 /// A host of the world, by its place in [`Options`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// A master.
     Master(usize),
@@ -192,6 +192,14 @@ pub struct MasterOptions {
     pub sync_signal_interval: Span,
     /// What its host's clock says of UTC; absent where nobody disciplines it.
     pub host_time: Option<HostTimeOptions>,
+    /// How long a completed TCP query lets its source race.
+    pub validated_for: Span,
+    /// Whether it hands out server cookies.
+    pub cookies: bool,
+    /// Queries that may wait in a socket; more are dropped, as by a kernel.
+    pub queue_capacity: usize,
+    /// Most entries of the tables that queries fill, where they are to be full early.
+    pub tables: Option<usize>,
 }
 
 /// A disciplined host clock. True time is UTC.
@@ -221,6 +229,10 @@ impl Default for MasterOptions {
             races_per_source_per_s: 10_000,
             sync_signal_interval: Span::from_secs(1),
             host_time: None,
+            validated_for: Span::from_secs(3_600),
+            cookies: false,
+            queue_capacity: 1_024,
+            tables: None,
         }
     }
 }
@@ -258,6 +270,8 @@ pub struct AgentOptions {
     pub mesh: bool,
     /// What its host's clock says of UTC; absent where nobody disciplines it.
     pub host_time: Option<HostTimeOptions>,
+    /// Most orders that wait, where that table is to be full early.
+    pub tables: Option<usize>,
 }
 
 impl Default for AgentOptions {
@@ -278,6 +292,7 @@ impl Default for AgentOptions {
             redial_interval: Span::from_millis(500),
             mesh: true,
             host_time: None,
+            tables: None,
         }
     }
 }

@@ -3,12 +3,15 @@
 mod address;
 mod agents;
 mod control;
+mod disturbances;
 mod faults;
 mod host_time;
+mod lives;
 mod masters;
 mod network;
 mod queue;
 mod setup;
+mod watch;
 
 use domain::base::Rtype;
 use startgun_core::agent::DepartureKey;
@@ -23,12 +26,18 @@ use crate::options::{Host, MAX_CLIENTS, MAX_HOSTS, Options, Path};
 use crate::random::Random;
 use crate::records::{DepartureRecord, Finish, MAX_RECORDS, ReadingRecord, Traffic};
 use crate::trace::Trace;
+pub(crate) use address::{addresses_of, client_at};
 use agents::AgentHost;
 use control::Connection;
+pub(crate) use disturbances::alter;
+pub use disturbances::{Disturbance, Group};
 pub use faults::Suspended;
-use masters::MasterHost;
+use masters::{Life, MasterHost};
 use queue::Queue;
 pub(crate) use setup::TTL_S as RACE_TTL_S;
+pub(crate) use setup::{answers_of, fallback_of, query_bytes as query_of};
+use watch::Watch;
+pub(crate) use watch::{Genuine, Handled, Observation};
 
 /// Most events waiting: 200 agents × 200 orders under way twice are 80,000; ten times that is a runaway.
 const MAX_EVENTS: usize = 1 << 20;
@@ -40,8 +49,8 @@ const PORTS: usize = 50_000;
 
 /// What is going to happen.
 enum Event {
-    /// A datagram reaches a host.
-    Arrive { sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>, exchange: Option<u32> },
+    /// A datagram reaches a host, perhaps altered on its way.
+    Arrive { sender: Host, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>, exchange: Option<u32>, altered: bool },
     /// An agent opens a control connection.
     Dial { agent: usize, link: usize },
     /// A document reaches a master; documents weigh more than all else, and there are few.
@@ -120,6 +129,9 @@ pub struct World {
     answered: Vec<usize>,
     traffic: AllTraffic,
     trace: Trace,
+    /// Until when each lasts.
+    disturbances: Vec<(Disturbance, SimTime)>,
+    watch: Option<Watch>,
 }
 
 impl World {
@@ -145,10 +157,13 @@ impl World {
                 let clock = options.masters[master].clock;
                 // Any number will do: the master in the upper half, the boot in the lower.
                 let epoch = Epoch((master as u64) << 32 | 1);
-                MasterHost::start(&options, master, clock, epoch, SimTime::ZERO, 0, random.bytes())
+                let life = Life { process: 0, generation: 0, seed: random.bytes() };
+                MasterHost::start(&options, master, clock, epoch, SimTime::ZERO, life)
             })
             .collect();
-        let agents = (0..options.agents.len()).map(|agent| AgentHost::start(&options, agent)).collect();
+        let agents = (0..options.agents.len())
+            .map(|agent| AgentHost::start(&options, agent, 0, options.agents[agent].clock, SimTime::ZERO))
+            .collect();
         let trace = Trace::new(options.trace);
         let traffic = AllTraffic::new(&options);
         let mut world = World {
@@ -170,6 +185,8 @@ impl World {
             answered: Vec::new(),
             traffic,
             trace,
+            disturbances: Vec::new(),
+            watch: None,
         };
         for master in 0..world.masters.len() {
             world.after_start(master);
@@ -187,6 +204,11 @@ impl World {
         world
     }
 
+    /// Where sealed datagrams reach a host.
+    pub(crate) fn fast_path_of(host: Host) -> SocketAddr {
+        address::fast_path(host)
+    }
+
     /// True time now.
     pub fn now(&self) -> SimTime {
         self.now
@@ -194,11 +216,18 @@ impl World {
 
     /// Lets everything happen that is due until `end`, inclusive.
     pub fn run_until(&mut self, end: SimTime) {
-        while let Some((at, event)) = self.events.pop_until(end) {
-            self.now = self.now.max(at);
-            self.happen(event);
-        }
-        self.now = self.now.max(end);
+        while self.step(end) {}
+    }
+
+    /// Lets the next thing happen that is due until `end`, inclusive; `false` when there is none, and it is `end` then.
+    pub fn step(&mut self, end: SimTime) -> bool {
+        let Some((at, event)) = self.events.pop_until(end) else {
+            self.now = self.now.max(end);
+            return false;
+        };
+        self.now = self.now.max(at);
+        self.happen(event);
+        true
     }
 
     /// [`World::run_until`], from now.
@@ -237,7 +266,9 @@ impl World {
     fn happen(&mut self, event: Event) {
         let Some(event) = self.put_off(event) else { return };
         match event {
-            Event::Arrive { sender, source, to, bytes, exchange } => self.arrive(sender, source, to, bytes, exchange),
+            Event::Arrive { sender, source, to, bytes, exchange, altered } => {
+                self.arrive(sender, source, to, bytes, exchange, altered);
+            }
             Event::Dial { agent, link } => self.dial(agent, link),
             Event::ToMaster { connection, message } => self.hear_at_master(connection, *message),
             Event::ToAgent { connection, message } => self.hear_at_agent(connection, *message),
@@ -275,11 +306,19 @@ impl World {
     /// # Panics
     /// If `name` is no domain name.
     pub fn query_type(&mut self, client: usize, master: usize, name: &str, rtype: Rtype) -> usize {
+        self.ask(client, master, name, rtype, &[])
+    }
+
+    /// [`World::query_type`], with the data of a COOKIE option unless that is empty.
+    ///
+    /// # Panics
+    /// If `name` is no domain name.
+    pub fn ask(&mut self, client: usize, master: usize, name: &str, rtype: Rtype, cookie: &[u8]) -> usize {
         assert!(self.finishes.len() < MAX_RECORDS, "at most {MAX_RECORDS} queries");
         let number = self.finishes_taken + self.finishes.len();
         let id = self.random.next() as u16;
         let port = (FIRST_PORT + number % PORTS) as u16;
-        let bytes = setup::query_bytes(id, name, rtype);
+        let bytes = setup::query_bytes(id, name, rtype, cookie);
         self.note(format_args!(
             "query {number} of client {client} to master {master}: {name} {rtype} id {id} port {port}"
         ));

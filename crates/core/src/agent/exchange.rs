@@ -2,7 +2,8 @@
 //!
 //! The same for a master and for a peer of the mesh: both answer from a raw clock, which is a timeline of its own.
 
-use crate::clock::{ClockConfig, Exchange, RaceClock, Update};
+use crate::clock::{ClockConfig, Exchange, MAX_SAMPLES, RaceClock, Update};
+use crate::occupancy::Occupancy;
 use crate::time::{LocalTime, RaceTime, Span};
 use std::collections::VecDeque;
 
@@ -64,6 +65,14 @@ impl Exchanger {
     pub(super) fn reset(&mut self) {
         self.outstanding.clear();
         self.since_reset = 0;
+    }
+
+    /// Requests that wait for their reply, and samples of the clock.
+    pub(super) fn occupancy(&self) -> [Occupancy; 2] {
+        [
+            Occupancy::new("requests under way", self.outstanding.len(), MAX_OUTSTANDING),
+            Occupancy::new("clock samples", self.clock.samples(), MAX_SAMPLES),
+        ]
     }
 
     /// When the next request is due.

@@ -6,6 +6,8 @@ use super::{AgentConfig, MasterConfig, OnBadClock, Refusal};
 use crate::clock::host::UtcOnRace;
 use crate::clock::{RaceClock, Signal, Update};
 use crate::control::{ClockFigures, ForwardDelay, Lateness, MeshSalt, StandDown, ToMaster};
+use crate::occupancy::Occupancy;
+use crate::planted::{self, Bug};
 use crate::playbook::{PlaybookVersion, PreparedPlaybook};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
 use crate::window::{Window, percentile};
@@ -132,8 +134,9 @@ impl Link {
         if self.sessions.iter().any(|session| session.binding.id == id) {
             return false;
         }
+        let life = if planted::active(Bug::KeyRotationGap) { Span::ZERO } else { OLD_SESSION_LIFE };
         for session in &mut self.sessions {
-            session.ends_at.get_or_insert(now + OLD_SESSION_LIFE);
+            session.ends_at.get_or_insert(now + life);
         }
         while self.sessions.len() >= MAX_SESSIONS {
             self.sessions.pop_front();
@@ -217,6 +220,9 @@ impl Link {
     }
 
     pub(super) fn playbook(&self, version: PlaybookVersion) -> Option<&PreparedPlaybook> {
+        if planted::active(Bug::StalePlaybook) {
+            return self.previous_playbook.as_ref().or(self.playbook.as_ref());
+        }
         [&self.playbook, &self.previous_playbook].into_iter().flatten().find(|playbook| playbook.version == version)
     }
 
@@ -333,6 +339,17 @@ impl Link {
         self.exchanger.clock_mut()
     }
 
+    /// How full the tables of this master are; `pending` orders are the most that any of them can be about.
+    pub(super) fn occupancy(&self, pending: usize) -> impl Iterator<Item = Occupancy> {
+        let own = [
+            Occupancy::new("sessions", self.sessions.len(), MAX_SESSIONS),
+            Occupancy::new("forward delays", self.forward.len(), FORWARD_WINDOW),
+            Occupancy::new("departures judged", self.lateness.len(), LATENESS_WINDOW),
+            Occupancy::new("shards of races", self.shard_of_race.len(), pending),
+        ];
+        own.into_iter().chain(self.exchanger.occupancy())
+    }
+
     pub(super) fn master(&self) -> &str {
         &self.master
     }
@@ -363,10 +380,11 @@ impl Link {
             return Some(if self.clock().steps() > 0 { StandDown::ClockStepped } else { StandDown::ClockUnset });
         }
         let share = |limit: Span| Span::from_nanos(limit.as_nanos() / 100 * percent);
-        if reading.expected_error > share(config.max_expected_error) {
-            return Some(StandDown::ExpectedError);
+        // Before the expected error: an agent past that may still race by `After`, one past its bound never.
+        if reading.bound > share(config.max_bound) && !planted::active(Bug::BoundIgnored) {
+            return Some(StandDown::Bound);
         }
-        (reading.bound > share(config.max_bound)).then_some(StandDown::Bound)
+        (reading.expected_error > share(config.max_expected_error)).then_some(StandDown::ExpectedError)
     }
 
     /// Judges the clock anew. What has changed in the agent's standing is its owner's to count and tell.

@@ -12,6 +12,7 @@ use super::link::Link;
 use crate::clock::{ClockConfig, Update};
 use crate::control::{MAX_PATHS, MeasuredPath, MeshFigures, MeshHost, MeshSet, PathReport};
 use crate::mesh::{MAX_EDGES, MAX_NEIGHBOURS, MAX_NODES, MeshEdge, Problem, solve};
+use crate::occupancy::Occupancy;
 use crate::time::{LocalTime, RaceTime, Span};
 use crate::wire::session::{self, SECRET_BYTES};
 use crate::wire::{Binding, Direction, Frame, OpenError, Opener, Sealer, SessionId};
@@ -192,6 +193,14 @@ impl Mesh {
             }
         }
         Some(Ok((session, output)))
+    }
+
+    /// How full the tables of the mesh are.
+    pub(super) fn occupancy(&self) -> [Occupancy; 2] {
+        [
+            Occupancy::new("peers", self.peers.len(), MAX_NEIGHBOURS),
+            Occupancy::new("retired peers", self.retired.len(), MAX_RETIRED + MAX_NEIGHBOURS),
+        ]
     }
 
     /// The next request that is due: its destination, bytes, session and exchange.

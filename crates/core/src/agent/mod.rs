@@ -23,6 +23,8 @@ use crate::control::{AgentReport, MeshFigures, MeshSalt, StandDown, ToAgent, ToM
 use crate::dns::answer::Proven;
 use crate::dns::answer::{Response, Transport};
 use crate::dns::query::{Query, Verdict};
+use crate::occupancy::Occupancy;
+use crate::planted::{self, Bug};
 use crate::playbook::{LatePolicy, PreparedPlaybook};
 use crate::time::{LocalTime, RaceTime, Span};
 use crate::wire::session::SECRET_BYTES;
@@ -140,6 +142,8 @@ pub struct Agent {
     config: AgentConfig,
     links: Vec<Link>,
     pending: BTreeMap<RaceKey, Pending>,
+    /// How many may be there.
+    max_pending: usize,
     /// Which race a departure belongs to.
     departures: BTreeMap<DepartureKey, RaceKey>,
     /// Which races are held for a signal: an entry for each [`Wait::Signal`] in `pending`, so at most [`MAX_PENDING`].
@@ -174,6 +178,7 @@ impl Agent {
             config,
             links,
             pending: BTreeMap::new(),
+            max_pending: MAX_PENDING,
             departures: BTreeMap::new(),
             held: BTreeSet::new(),
             expiries: BTreeMap::new(),
@@ -185,6 +190,25 @@ impl Agent {
             unix_minus_local_ns: None,
             plain: Vec::new(),
         }
+    }
+
+    /// Lets no more than `most` orders wait, where that is less than [`MAX_PENDING`]: a simulation fills a table of eight,
+    /// and with it tries what happens in one of thousands.
+    pub fn shrink_tables(&mut self, most: usize) {
+        self.max_pending = most.min(MAX_PENDING);
+    }
+
+    /// How full its tables are.
+    pub fn occupancy(&self) -> Vec<Occupancy> {
+        let most = self.max_pending;
+        let own = [
+            Occupancy::new("orders", self.pending.len(), most),
+            Occupancy::new("departures", self.departures.len(), most),
+            Occupancy::new("orders held for a signal", self.held.len(), most),
+            Occupancy::new("orders to be forgotten", self.expiries.len(), most),
+        ];
+        let links = self.links.iter().flat_map(|link| link.occupancy(most));
+        own.into_iter().chain(links).chain(self.mesh.occupancy()).collect()
     }
 
     /// What the shell kept on disk for a master.
@@ -409,7 +433,7 @@ impl Agent {
         if earlier.is_some_and(|earlier| matches!(earlier.wait, Wait::Departure) && earlier.at <= now) {
             return Err(Refusal::AmendedTooLate);
         }
-        let key = earlier.map(|earlier| earlier.key);
+        let key = earlier.map(|earlier| earlier.key).filter(|_| !planted::active(Bug::AmendedTwice));
         let link = &self.links[master];
         link.check_service(order.service)?;
         let race = link
@@ -429,7 +453,8 @@ impl Agent {
         let (at, transmit_at) = self.instant(now, received_at, master, order.transmit)?;
         let late_after = (!matches!(order.transmit, TransmitIdentifier::On(_))).then_some(race.late_tolerance);
         let latest = late_after.filter(|_| race.late == LatePolicy::Drop).map(|tolerance| at + tolerance);
-        if key.is_none() && self.pending.len() >= MAX_PENDING {
+        let is_full = self.pending.len() >= self.max_pending && !planted::active(Bug::TableWithoutLimit);
+        if key.is_none() && is_full {
             return Err(Refusal::TableFull);
         }
         self.limits.take(now, order.client)?;
@@ -491,11 +516,16 @@ impl Agent {
                 if standing.stand_down.or(standing.by_after).is_some() {
                     return Err(Refusal::StandingDown);
                 }
-                (link.clock().local_at(t, now).ok_or(Refusal::StandingDown)?, Some(t))
+                let early = if planted::active(Bug::DepartureTooEarly) { Span::from_millis(1) } else { Span::ZERO };
+                (link.clock().local_at(t, now).ok_or(Refusal::StandingDown)? - early, Some(t))
             }
         };
         if at - now > self.config.horizon {
             return Err(Refusal::TooFarAhead);
+        }
+        // Nobody remembers by now whether this race has been answered: somebody may have held its order back.
+        if now - at > HOLD {
+            return Err(Refusal::Repeated);
         }
         Ok((at, transmit_at))
     }

@@ -34,6 +34,7 @@ pub mod host;
 mod proof;
 mod source;
 
+use crate::planted::{self, Bug};
 use crate::time::{Epoch, Interval, LocalTime, RaceTime, Span};
 use fit::Fit;
 use host::{HostOffsets, HostTime, UtcOnRace};
@@ -332,7 +333,8 @@ impl RaceClock {
         let jumped = self.jumped(&sample);
         let held_over = self.fit.take();
         self.samples.push_back(sample);
-        let update = if !jumped && self.proof.take(&self.samples) {
+        let agrees = !jumped && self.proof.take(&self.samples);
+        let update = if agrees || planted::active(Bug::StepIgnored) {
             Update::Accepted
         } else {
             self.forget_samples();

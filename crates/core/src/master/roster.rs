@@ -8,6 +8,7 @@ use super::mesh::{MeshBoard, MeshOutput};
 use super::{AgentView, MAX_AGENTS, Readiness, SharedService};
 use crate::control::{AgentReport, MAX_SERVICES, MAX_SITE_NAME, PROTOCOL, StandDown, ToAgent, ToMaster, is_site_name};
 use crate::histogram::Quantiles;
+use crate::occupancy::Occupancy;
 use crate::playbook::PlaybookVersion;
 use crate::time::{Epoch, LocalTime, Span};
 use crate::wire::session::{CHALLENGE, SECRET_BYTES};
@@ -35,7 +36,7 @@ const OLD_SESSION_LIFE: Span = Span::from_secs(10);
 /// Counters kept of a report: more than an agent has.
 const MAX_COUNTERS: usize = 128;
 /// Sessions of one agent: the one in use, its successor, and a few that the agent has not acknowledged.
-const MAX_SESSIONS: usize = 8;
+pub(super) const MAX_SESSIONS: usize = 8;
 
 /// A roster's configuration.
 #[derive(Clone, Debug)]
@@ -308,8 +309,10 @@ impl Roster {
         let Some(agent) = self.agents.get_mut(&slot) else { return };
         let binding = Binding { id, secret, master: self.config.service.master.clone(), epoch: self.config.epoch };
         if agent.sessions.len() >= MAX_SESSIONS {
-            let unkept = agent.sessions.iter().position(|session| !session.kept).unwrap_or(0);
-            agent.sessions.remove(unkept);
+            // One that has a successor first: the agent may still turn to one that it has not acknowledged.
+            let ended = agent.sessions.iter().position(|session| session.ends_at.is_some());
+            let unkept = agent.sessions.iter().position(|session| !session.kept);
+            agent.sessions.remove(ended.or(unkept).unwrap_or(0));
         }
         agent.sessions.push(Session { binding, kept: false, ends_at: None });
         self.outputs.push_back(RosterOutput::Say(slot, ToAgent::Session { id }));
@@ -405,6 +408,15 @@ impl Roster {
     /// What is to be done next; `None` when everything was handed out.
     pub fn poll_output(&mut self) -> Option<RosterOutput> {
         self.outputs.pop_front()
+    }
+
+    /// How full its tables are.
+    pub fn occupancy(&self) -> Vec<Occupancy> {
+        let sessions = self.agents.values().map(|agent| agent.sessions.len()).max().unwrap_or(0);
+        vec![
+            Occupancy::new("agents", self.agents.len(), MAX_AGENTS),
+            Occupancy::new("sessions of an agent", sessions, MAX_SESSIONS),
+        ]
     }
 
     /// The agents, for `status` and metrics.

@@ -31,6 +31,7 @@ use crate::dns::answer::{self, Response, SERVER_COOKIE, Transport};
 use crate::dns::cookie::{Cookie, CookieSecrets};
 use crate::dns::query::{Edns, Query, Verdict};
 use crate::histogram::Histogram;
+use crate::occupancy::Occupancy;
 use crate::rate::{Prefix, PrefixRate};
 use crate::time::{Epoch, LocalTime, RaceTime, Span};
 use crate::wire::frame::{MAX_PROOF, MAX_RACED_QUERY};
@@ -184,6 +185,7 @@ pub struct Shard {
     races: Races,
     validated: BTreeMap<IpAddr, LocalTime>,
     validated_until: BTreeSet<(LocalTime, IpAddr)>,
+    max_validated: usize,
     race_rate: PrefixRate,
     truncated_rate: PrefixRate,
     response_rate: PrefixRate,
@@ -213,6 +215,7 @@ impl Shard {
             races: Races::new(config.shard, config.seed, now),
             validated: BTreeMap::new(),
             validated_until: BTreeSet::new(),
+            max_validated: MAX_VALIDATED,
             race_rate: PrefixRate::new(config.races_per_source_per_s, config.seed),
             truncated_rate: PrefixRate::new(TRUNCATED_PER_PREFIX_PER_S, config.seed.wrapping_add(1)),
             response_rate: PrefixRate::new(config.responses_per_prefix_per_s, config.seed.wrapping_add(2)),
@@ -230,6 +233,25 @@ impl Shard {
             service: Arc::new(Arc::clone(&config.service)),
             config,
         }
+    }
+
+    /// Lets no more than `most` races be open and sources be validated, where that is less than the shard's own limits: a
+    /// simulation fills a table of eight, and with it tries what happens in one of thousands.
+    pub fn shrink_tables(&mut self, most: usize) {
+        self.races.shrink(most);
+        self.max_validated = most.min(MAX_VALIDATED);
+    }
+
+    /// How full its tables are.
+    pub fn occupancy(&self) -> Vec<Occupancy> {
+        let own = [
+            self.races.occupancy(),
+            Occupancy::new("validated sources", self.validated.len(), self.max_validated),
+            Occupancy::new("ends of validation", self.validated_until.len(), self.max_validated),
+            Occupancy::new("lateness by agent", self.lateness.len(), super::MAX_AGENTS),
+            self.held.occupancy(),
+        ];
+        own.into_iter().chain(self.agents.occupancy()).collect()
     }
 
     /// A query that is taken at `now`.
@@ -473,7 +495,7 @@ impl Shard {
             self.validated_until.remove(&(earlier, source));
         }
         self.validated_until.insert((until, source));
-        while self.validated.len() > MAX_VALIDATED {
+        while self.validated.len() > self.max_validated {
             if let Some((_, oldest)) = self.validated_until.pop_first() {
                 self.validated.remove(&oldest);
             }

@@ -55,6 +55,19 @@ pub(super) fn host_at(address: SocketAddr) -> Option<Host> {
     }
 }
 
+/// A client's address with a port, and a master's service address.
+pub(crate) fn addresses_of(client: usize, port: u16, master: usize) -> (SocketAddr, SocketAddr) {
+    (SocketAddr::new(IpAddr::V4(ip_of(Host::Client(client))), port), service(master))
+}
+
+/// The client that has this address.
+pub(crate) fn client_at(address: SocketAddr) -> Option<usize> {
+    match host_at(address) {
+        Some(Host::Client(client)) => Some(client),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

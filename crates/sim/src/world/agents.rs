@@ -2,12 +2,13 @@
 
 use startgun_core::agent::{Agent, Audit, Departure, DepartureKey, DepartureOutcome, Output, Stamped};
 use startgun_core::clock::Reading;
-use startgun_core::time::{Epoch, RaceTime, Span};
+use startgun_core::playbook::Playbook;
+use startgun_core::time::{Epoch, LocalTime, RaceTime, Span};
 use std::collections::{BTreeMap, VecDeque};
 
 use super::address::{fast_path, host_at, service};
 use super::faults::{Exchanges, Halt, Queued};
-use super::{Event, World, setup};
+use super::{Event, Handled, Observation, World, setup};
 use crate::clock::{HostClock, SimTime};
 use crate::options::{Host, Options, Records};
 use crate::records::{DepartureRecord, MAX_RECORDS, Occasion, ReadingRecord};
@@ -45,17 +46,27 @@ pub(super) struct AgentHost {
     pub(super) links: Vec<LinkHost>,
     pub(super) wake_at: Option<SimTime>,
     pub(super) waiting: BTreeMap<DepartureKey, Waiting>,
-    generation: u64,
+    pub(super) generation: u64,
+    /// Counts the processes that have run on this host.
+    pub(super) process: u64,
+    /// What is on its disk, by link.
+    pub(super) disk: BTreeMap<usize, Playbook>,
+    /// How long it takes to put a playbook there.
+    pub(super) disk_delay: Span,
     pub(super) halted: Option<Halt>,
     pub(super) socket: VecDeque<Queued>,
 }
 
 impl AgentHost {
-    pub(super) fn start(options: &Options, number: usize) -> Self {
+    pub(super) fn start(options: &Options, number: usize, process: u64, clock: HostClock, now: SimTime) -> Self {
         let own = &options.agents[number];
+        let mut agent = Agent::new(setup::agent_config(own, number, process), clock.read(now));
+        if let Some(most) = own.tables {
+            agent.shrink_tables(most);
+        }
         AgentHost {
-            clock: own.clock,
-            agent: Agent::new(setup::agent_config(own, number), own.clock.read(SimTime::ZERO)),
+            clock,
+            agent,
             alive: true,
             links: own
                 .masters
@@ -65,6 +76,9 @@ impl AgentHost {
             wake_at: None,
             waiting: BTreeMap::new(),
             generation: 0,
+            process,
+            disk: BTreeMap::new(),
+            disk_delay: Span::ZERO,
             halted: None,
             socket: VecDeque::new(),
         }
@@ -78,6 +92,7 @@ impl World {
         self.agents[agent].alive = false;
         self.agents[agent].waiting.clear();
         self.agents[agent].socket.clear();
+        self.agents[agent].halted = None;
     }
 
     pub(super) fn datagram_at_agent(&mut self, agent: usize, by: Host, bytes: Vec<u8>, exchange: Option<u32>) {
@@ -94,14 +109,58 @@ impl World {
 
     /// The process takes a datagram from its socket.
     pub(super) fn take_datagram(&mut self, agent: usize, queued: &Queued) {
+        let now = self.agents[agent].clock.read(self.now);
+        if self.watch.is_some() {
+            return self.take_watched(agent, now, queued);
+        }
+        self.note_reply(agent, queued);
+        self.agents[agent].agent.handle_datagram(now, queued.received_at, &queued.bytes);
+        self.drain_agent(agent);
+    }
+
+    fn note_reply(&mut self, agent: usize, queued: &Queued) {
         if let (Host::Master(master), Some(exchange)) = (queued.by, queued.exchange)
             && let Some(link) = self.agents[agent].links.iter_mut().find(|link| link.master == master)
         {
             link.exchanges.note_reply(exchange);
         }
-        let now = self.agents[agent].clock.read(self.now);
+    }
+
+    /// The same in a watched world: what the datagram did to the machine is told.
+    fn take_watched(&mut self, agent: usize, now: LocalTime, queued: &Queued) {
+        let host = Host::Agent(agent);
+        let (digest, genuine) = self.genuine(host, &queued.bytes);
+        let worthless = genuine.is_none_or(|genuine| genuine.taken);
+        let before = self.agent_before(agent, worthless);
         self.agents[agent].agent.handle_datagram(now, queued.received_at, &queued.bytes);
-        self.drain_agent(agent);
+        let after = self.agent_before(agent, worthless);
+        let stepped = after.has_stepped(&before);
+        let taken = !before.has_refused(&after);
+        let quiet = !worthless || before.is_same(&after);
+        if taken {
+            self.note_taken(digest);
+            match (stepped, genuine.map(|genuine| genuine.by)) {
+                // It has forgotten what is under way, this one with it.
+                (true, Some(Host::Master(master))) => {
+                    let links = self.agents[agent].links.iter_mut();
+                    links.filter(|link| link.master == master).for_each(|link| link.exchanges.forget_requests());
+                }
+                _ => self.note_reply(agent, queued),
+            }
+        }
+        let of_sealer = |link: &&LinkHost| genuine.is_some_and(|genuine| genuine.by == Host::Master(link.master));
+        let followed = self.agents[agent].links.iter().find(of_sealer).and_then(|link| link.epoch);
+        let (bytes, received_at) = (queued.bytes.clone(), queued.received_at);
+        self.fact(|| {
+            Observation::Handled(Handled { host, digest, bytes, genuine, taken, quiet, received_at, now, followed })
+        });
+        if taken {
+            self.watch_settled(agent);
+        }
+        let outputs = self.drain_agent(agent);
+        if worthless && outputs > 0 {
+            self.fact(|| Observation::Moved { host });
+        }
     }
 
     pub(super) fn wake_agent(&mut self, agent: usize) {
@@ -111,17 +170,21 @@ impl World {
         let now = self.agents[agent].clock.read(self.now);
         self.agents[agent].wake_at = None;
         self.agents[agent].agent.handle_timeout(now);
+        self.watch_settled(agent);
         self.drain_agent(agent);
     }
 
-    pub(super) fn drain_agent(&mut self, agent: usize) {
-        self.drain_agent_for(agent, Departed::default());
+    /// Does what the agent wants; how many things that were.
+    pub(super) fn drain_agent(&mut self, agent: usize) -> usize {
+        self.drain_agent_for(agent, Departed::default())
     }
 
     /// Does what the agent wants; an audit of a departure among it is about `departed`.
-    fn drain_agent_for(&mut self, agent: usize, departed: Departed) {
+    fn drain_agent_for(&mut self, agent: usize, departed: Departed) -> usize {
         let sender = Host::Agent(agent);
+        let mut outputs = 0;
         while let Some(output) = self.agents[agent].agent.poll_output() {
+            outputs += 1;
             match output {
                 Output::Send { to, bytes, exchange } => {
                     self.transmit(sender, fast_path(sender), to, bytes);
@@ -152,25 +215,37 @@ impl World {
                 Output::Audit(_) => {}
             }
         }
-        let Some((next, _)) = self.agents[agent].agent.poll_timeout() else {
-            return;
-        };
-        let at = self.agents[agent].clock.when(next).max(self.now);
-        if self.agents[agent].wake_at.is_none_or(|scheduled| at < scheduled) {
-            self.agents[agent].wake_at = Some(at);
-            self.schedule(at, Event::WakeAgent { agent });
+        self.watch_tables(sender, |world| world.agents[agent].agent.occupancy());
+        if let Some((next, _)) = self.agents[agent].agent.poll_timeout() {
+            let at = self.agents[agent].clock.when(next).max(self.now);
+            if self.agents[agent].wake_at.is_none_or(|scheduled| at < scheduled) {
+                self.agents[agent].wake_at = Some(at);
+                self.schedule(at, Event::WakeAgent { agent });
+            }
         }
+        outputs
     }
 
     /// The departure thread's part: wait until the host's own clock shows the time, and then a little.
     fn await_departure(&mut self, agent: usize, departure: Departure) {
         let lateness = self.random.exponential(self.options.agents[agent].departure_lateness_mean);
+        self.watch_timed(agent, &departure);
         let host = &self.agents[agent];
         let is_judged = self.options.records == Records::All;
         let link = host.links.iter().position(|link| is_judged && service(link.master) == departure.service);
         let reading = link.and_then(|link| self.read_link(agent, link));
         let timed_within = reading.filter(|reading| !reading.blind).map(|reading| reading.bound);
         self.time_departure(agent, departure, lateness, timed_within);
+    }
+
+    fn watch_timed(&mut self, agent: usize, departure: &Departure) {
+        if self.watch.is_none() {
+            return;
+        }
+        let host = &self.agents[agent];
+        let now = host.clock.read(self.now);
+        let readings = (0..host.links.len()).map(|link| host.agent.reading(now, link)).collect();
+        self.fact(|| Observation::Timed { agent, departure: departure.clone(), now, readings });
     }
 
     /// Fixes the true instant of a departure, by the host's clock as it is now.
@@ -181,6 +256,16 @@ impl World {
         let at = host.clock.when(departure.at).max(self.now) + lateness;
         host.waiting.insert(key, Waiting { generation, timed_within, lateness, departure });
         self.schedule(at, Event::Depart { agent, key, generation });
+    }
+
+    /// [`World::retime_agent`] after a change that a bound covers: what it stated stays good.
+    pub(super) fn retime_agent_within(&mut self, agent: usize) {
+        for (_, waiting) in core::mem::take(&mut self.agents[agent].waiting) {
+            let Waiting { departure, lateness, timed_within, .. } = waiting;
+            self.time_departure(agent, departure, lateness, timed_within);
+        }
+        self.agents[agent].wake_at = None;
+        self.drain_agent(agent);
     }
 
     /// After a change of the host's clock: everything that waits for a time of it waits anew.
@@ -203,8 +288,10 @@ impl World {
         let at = host.clock.read(self.now);
         let is_judged = self.options.records == Records::All;
         let finish = is_judged.then(|| self.finish_of(&departure)).flatten();
+        let is_late = departure.latest.is_some_and(|latest| at > latest);
+        self.fact(|| Observation::Left { departed: !is_late });
         let outcome = match departure.latest {
-            Some(latest) if at > latest => DepartureOutcome::Late { at },
+            Some(_) if is_late => DepartureOutcome::Late { at },
             _ => {
                 if self.options.agents[agent].foreign_sources_pass {
                     self.transmit(Host::Agent(agent), departure.service, departure.to, departure.bytes);

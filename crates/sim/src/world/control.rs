@@ -1,14 +1,14 @@
 //! The control channel: a pipe between an agent and a master, without loss, in order, with the path's delay.
 
 use startgun_core::agent::PeerKeys;
-use startgun_core::control::{ToAgent, ToMaster};
+use startgun_core::control::{MeshSalt, ToAgent, ToMaster};
 use startgun_core::master::{RosterOutput, Slot};
 use startgun_core::time::Span;
-use startgun_core::wire::SessionId;
 use startgun_core::wire::session::SECRET_BYTES;
+use startgun_core::wire::{Binding, SessionId};
 
 use super::address::ip_of;
-use super::{Event, World, address, setup};
+use super::{Event, Observation, World, address, setup};
 use crate::clock::SimTime;
 use crate::options::Host;
 use crate::random::Random;
@@ -20,7 +20,7 @@ pub(super) struct Connection {
     pub(super) link: usize,
     pub(super) master: usize,
     /// The agent's place in the roster, once the master has heard of it.
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
     /// When the last document of each direction arrives: a later one may not overtake it.
     last_to_master: SimTime,
     last_to_agent: SimTime,
@@ -34,6 +34,10 @@ impl World {
         let number = self.next_connection;
         self.next_connection += 1;
         let master = self.agents[agent].links[link].master;
+        if !self.masters[master].alive {
+            let again = self.now + self.options.agents[agent].redial_interval;
+            return self.schedule(again, Event::Dial { agent, link });
+        }
         let connection =
             Connection { agent, link, master, slot: None, last_to_master: self.now, last_to_agent: self.now };
         self.connections.insert(number, connection);
@@ -52,8 +56,8 @@ impl World {
         let Some(connection) = self.connections.get(&number) else {
             return;
         };
-        let delay = self.control_delay(Host::Agent(connection.agent), Host::Master(connection.master));
-        let at = (self.now + delay).max(connection.last_to_master);
+        let (agent, master) = (Host::Agent(connection.agent), Host::Master(connection.master));
+        let at = (self.blocked_until(agent, master) + self.control_delay(agent, master)).max(connection.last_to_master);
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.last_to_master = at;
         }
@@ -64,8 +68,13 @@ impl World {
         let Some(connection) = self.connections.get(&number) else {
             return;
         };
-        let delay = self.control_delay(Host::Master(connection.master), Host::Agent(connection.agent));
-        let at = (self.now + delay).max(connection.last_to_agent);
+        let (agent, master) = (Host::Agent(connection.agent), Host::Master(connection.master));
+        let mut at =
+            (self.blocked_until(master, agent) + self.control_delay(master, agent)).max(connection.last_to_agent);
+        if matches!(message, ToAgent::Playbook(_)) {
+            // Nothing is read from the connection until it is on disk.
+            at = at + self.agents[connection.agent].disk_delay;
+        }
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.last_to_agent = at;
         }
@@ -77,9 +86,10 @@ impl World {
         Random::named(self.seed, [u64::from_be_bytes(*b"exporter"), connection, session]).bytes()
     }
 
-    /// What two agents derive from each other's enrolled keys.
-    fn pair_secret(&self, one: &str, other: &str) -> [u8; SECRET_BYTES] {
-        let pair = if one < other { format!("{one} {other}") } else { format!("{other} {one}") };
+    /// What two agents derive from each other's enrolled keys and their processes' salts.
+    fn pair_secret(&self, one: (&str, MeshSalt), other: (&str, MeshSalt)) -> [u8; SECRET_BYTES] {
+        let (lower, higher) = if one < other { (one, other) } else { (other, one) };
+        let pair = format!("{} {} {:?} {:?}", lower.0, higher.0, lower.1, higher.1);
         Random::named(self.seed, [u64::from_be_bytes(*b"meshkeys"), digest(DIGEST_START, pair.as_bytes()), 0]).bytes()
     }
 
@@ -88,6 +98,9 @@ impl World {
             return;
         };
         let (agent, master, known) = (connection.agent, connection.master, connection.slot);
+        if !self.masters[master].alive {
+            return;
+        }
         self.note(format_args!("control agent {agent} -> master {master}: {message:?}"));
         let now = self.masters[master].clock.read(self.now);
         let slot = known.or_else(|| {
@@ -103,6 +116,8 @@ impl World {
             connection.slot = Some(slot);
         }
         self.masters[master].slots.insert(slot, number);
+        self.masters[master].agent_of.insert(slot, agent);
+        self.watch_acknowledged(master, agent, &message);
         self.masters[master].roster.handle_message(now, slot, message);
         self.drain_roster(master);
     }
@@ -120,12 +135,14 @@ impl World {
         match message {
             ToAgent::Session { id } => {
                 let secret = self.secret(number, id);
+                self.fact(|| Observation::SessionKept { agent, link, id });
                 self.agents[agent].agent.handle_session(now, link, id, secret);
             }
             ToAgent::Peers { peers } => {
                 let own = setup::site_name(agent);
+                let salt = setup::mesh_salt(agent, self.agents[agent].process);
                 let keys = peers.into_iter().map(|peer| PeerKeys {
-                    secret: self.pair_secret(&own, &peer.name),
+                    secret: self.pair_secret((&own, salt), (&peer.name, peer.salt)),
                     name: peer.name,
                     fast_path: peer.fast_path,
                 });
@@ -134,7 +151,14 @@ impl World {
             }
             message => {
                 if let ToAgent::Welcome { epoch, .. } = &message {
-                    self.agents[agent].links[link].epoch = Some(*epoch);
+                    let epoch = *epoch;
+                    self.agents[agent].links[link].epoch = Some(epoch);
+                    self.fact(|| Observation::Welcomed { agent, link, epoch });
+                }
+                if let ToAgent::Playbook(playbook) = &message {
+                    let version = playbook.version();
+                    self.agents[agent].disk.insert(link, playbook.clone());
+                    self.fact(|| Observation::Playbook { agent, link, version });
                 }
                 self.agents[agent].agent.handle_control(now, link, message);
             }
@@ -154,6 +178,11 @@ impl World {
                     if let Some(&connection) = self.masters[master].slots.get(&slot) {
                         let secret = self.secret(connection, id);
                         let now = self.masters[master].clock.read(self.now);
+                        if let Some(agent) = self.connections.get(&connection).map(|connection| connection.agent) {
+                            let (name, epoch) = (setup::master_name(master), self.masters[master].epoch);
+                            let binding = Binding { id, secret, master: name, epoch };
+                            self.fact(|| Observation::Session { master, agent, binding });
+                        }
                         self.masters[master].roster.handle_session(now, slot, id, secret);
                     }
                 }
@@ -163,6 +192,9 @@ impl World {
                     }
                 }
                 RosterOutput::Retire(slot) => {
+                    if let Some(agent) = self.masters[master].agent_of.remove(&slot) {
+                        self.fact(|| Observation::Retired { master, agent });
+                    }
                     for host in &mut self.masters[master].shards {
                         host.shard.handle_agent_gone(slot);
                     }
@@ -174,6 +206,7 @@ impl World {
                 }
             }
         }
+        self.watch_tables(Host::Master(master), |world| world.masters[master].roster.occupancy());
     }
 
     /// The master's end of a connection closes; the agent hears of it one delay later.
@@ -195,6 +228,7 @@ impl World {
         host.links[link].connection = None;
         let now = host.clock.read(self.now);
         host.agent.handle_disconnected(now, link);
+        self.fact(|| Observation::Disconnected { agent, link });
         self.note(format_args!("hangup at agent {agent}, connection {number}"));
         let again = self.now + self.options.agents[agent].redial_interval;
         self.schedule(again, Event::Dial { agent, link });

@@ -78,6 +78,11 @@ impl Exchanges {
         }
     }
 
+    /// The clock was reset: what is under way completes nothing.
+    pub(super) fn forget_requests(&mut self) {
+        self.requests.clear();
+    }
+
     /// A fault at an instant, of which the process is `told`.
     fn note_fault(&mut self, at: SimTime, told: bool) {
         self.since_fault = Some(Since { fault: at, replies: 0, complete: told });
@@ -151,6 +156,11 @@ impl World {
     }
 
     pub(super) fn resume_agent(&mut self, agent: usize) {
+        let now = self.now;
+        // One of a halt that a crash has ended comes too early.
+        if self.agents[agent].halted.as_ref().is_some_and(|halt| halt.until > now) {
+            return;
+        }
         let Some(Halt { suspended, .. }) = self.agents[agent].halted.take() else { return };
         if !self.agents[agent].alive {
             return;

@@ -1,19 +1,16 @@
 //! Driving the masters: rosters and shards.
 
 use startgun_core::histogram::{Histogram, Quantiles};
-use startgun_core::master::{Arrival, Output, Roster, Shard, Slot};
+use startgun_core::master::{Arrival, Output, Roster, Shard, SharedService, Slot};
 use startgun_core::time::{Epoch, LocalTime, Span};
 use startgun_core::wire::session::{CHALLENGE, SEALED, header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use super::address::{fast_path, host_at, service};
-use super::{Event, World, setup};
+use super::{Event, Handled, Observation, World, setup};
 use crate::clock::{HostClock, SimTime};
 use crate::options::{Host, Options};
-
-/// Queries that may wait in a socket; more are dropped, as by a kernel.
-const QUEUE_CAPACITY: usize = 1_024;
 
 /// A query that waits in a socket.
 pub(super) struct Waiting {
@@ -36,10 +33,24 @@ pub(super) struct MasterHost {
     pub(super) timelines: BTreeMap<Epoch, HostClock>,
     pub(super) epoch: Epoch,
     process: u64,
+    /// Whether there is a process.
+    pub(super) alive: bool,
+    /// What is configured, by number: each gives every site other addresses.
+    pub(super) generation: u8,
+    pub(super) service: SharedService,
     pub(super) roster: Roster,
     pub(super) shards: Vec<ShardHost>,
     /// Which connection each agent of the roster has.
     pub(super) slots: BTreeMap<Slot, u64>,
+    /// And which agent it is.
+    pub(super) agent_of: BTreeMap<Slot, usize>,
+}
+
+/// What is a process's own, on a host that sees several.
+pub(super) struct Life {
+    pub(super) process: u64,
+    pub(super) generation: u8,
+    pub(super) seed: [u8; 32],
 }
 
 impl MasterHost {
@@ -49,24 +60,44 @@ impl MasterHost {
         clock: HostClock,
         epoch: Epoch,
         now: SimTime,
-        process: u64,
-        seed: [u8; 32],
+        life: Life,
     ) -> Self {
+        let Life { process, generation, seed } = life;
         let own = &options.masters[master];
-        let shared = setup::service_config(options, master);
+        let shared = setup::service_config(options, master, generation);
         let shard = |shard| {
             let config = setup::shard_config(own, master, shard, epoch, &shared);
-            ShardHost { shard: Shard::new(config, clock.read(now)), queue: VecDeque::new(), wake_at: None }
+            let now = clock.read(now);
+            let mut shard = Shard::new(config, now);
+            if let Some(most) = own.tables {
+                shard.shrink_tables(most);
+            }
+            if own.cookies {
+                shard.handle_wall_clock(now, now.as_nanos() + setup::UNIX_AT_ZERO_NS);
+            }
+            ShardHost { shard, queue: VecDeque::new(), wake_at: None }
         };
         MasterHost {
             clock,
             timelines: BTreeMap::from([(epoch, clock)]),
             epoch,
             process,
+            alive: true,
+            generation,
+            service: shared.clone(),
             roster: Roster::new(setup::roster_config(own, master, epoch, &shared), seed),
             shards: (0..own.shards).map(shard).collect(),
             slots: BTreeMap::new(),
+            agent_of: BTreeMap::new(),
         }
+    }
+}
+
+impl MasterHost {
+    /// The process ends; what was scheduled for it is void.
+    pub(super) fn end(&mut self) {
+        self.process += 1;
+        self.alive = false;
     }
 }
 
@@ -95,7 +126,7 @@ impl World {
         self.replace_master(master, clock, epoch);
     }
 
-    fn replace_master(&mut self, master: usize, clock: HostClock, epoch: Epoch) {
+    pub(super) fn replace_master(&mut self, master: usize, clock: HostClock, epoch: Epoch) {
         let process = self.masters[master].process + 1;
         self.note(format_args!("start master {master}, process {process}, epoch {}", epoch.0));
         let open: Vec<u64> = self
@@ -106,9 +137,12 @@ impl World {
             .collect();
         open.into_iter().for_each(|number| self.hang_up(number));
         let seed = self.random.bytes();
-        let mut started = MasterHost::start(&self.options, master, clock, epoch, self.now, process, seed);
+        let generation = self.masters[master].generation;
+        let mut started =
+            MasterHost::start(&self.options, master, clock, epoch, self.now, Life { process, generation, seed });
         started.timelines.append(&mut self.masters[master].timelines);
         self.masters[master] = started;
+        self.fact(|| Observation::Started { host: Host::Master(master) });
         self.after_start(master);
     }
 
@@ -143,6 +177,9 @@ impl World {
         to: SocketAddr,
         bytes: Vec<u8>,
     ) {
+        if !self.masters[master].alive {
+            return self.note(format_args!("lost at master {master}: nobody listens"));
+        }
         let now = self.masters[master].clock.read(self.now);
         if to == service(master) {
             return self.query_at_master(master, sender, source, bytes);
@@ -154,12 +191,36 @@ impl World {
             }
             Some(&SEALED) => {
                 let shard = header(&bytes).map_or(0, |(_, shard)| usize::from(shard));
-                if let Some(host) = self.masters[master].shards.get_mut(shard) {
-                    host.shard.handle_fast(now, now, source, &bytes);
-                    self.drain_shard(master, shard);
+                if shard < self.masters[master].shards.len() {
+                    self.fast_at_shard(master, shard, source, bytes);
                 }
             }
             _ => self.note(format_args!("scrap at master {master} from {source}")),
+        }
+    }
+
+    fn fast_at_shard(&mut self, master: usize, shard: usize, source: SocketAddr, bytes: Vec<u8>) {
+        let now = self.masters[master].clock.read(self.now);
+        if self.watch.is_none() {
+            self.masters[master].shards[shard].shard.handle_fast(now, now, source, &bytes);
+            self.drain_shard(master, shard);
+            return;
+        }
+        let host = Host::Master(master);
+        let (digest, genuine) = self.genuine(host, &bytes);
+        let worthless = genuine.is_none_or(|genuine| genuine.taken);
+        let before = self.shard_before(master, shard, worthless);
+        self.masters[master].shards[shard].shard.handle_fast(now, now, source, &bytes);
+        let after = self.shard_before(master, shard, worthless);
+        let taken = !before.has_refused(&after);
+        let quiet = !worthless || before.is_same(&after);
+        if taken {
+            self.note_taken(digest);
+        }
+        let handled = Handled { host, digest, bytes, genuine, taken, quiet, received_at: now, now, followed: None };
+        self.fact(|| Observation::Handled(handled));
+        if self.drain_shard(master, shard) > 0 && worthless {
+            self.fact(|| Observation::Moved { host });
         }
     }
 
@@ -173,6 +234,7 @@ impl World {
                 finish.reached.get_or_insert(received_at);
             }
         }
+        self.fact(|| Observation::Asked { master, source, at: received_at, bytes: bytes.clone() });
         // The same source always meets the same shard.
         let steer = match host_at(source) {
             Some(Host::Client(number)) => number,
@@ -180,7 +242,8 @@ impl World {
         };
         let shard = steer % self.masters[master].shards.len();
         let queue = &mut self.masters[master].shards[shard].queue;
-        if queue.len() >= QUEUE_CAPACITY {
+        if queue.len() >= self.options.masters[master].queue_capacity {
+            self.fact(|| Observation::QueueFull { master });
             return self.note(format_args!("full queue at master {master}"));
         }
         queue.push_back(Waiting { source, received_at, bytes });
@@ -202,7 +265,7 @@ impl World {
     }
 
     pub(super) fn wake_shard(&mut self, master: usize, shard: usize) {
-        if self.masters[master].shards[shard].wake_at != Some(self.now) {
+        if !self.masters[master].alive || self.masters[master].shards[shard].wake_at != Some(self.now) {
             return;
         }
         let now = self.masters[master].clock.read(self.now);
@@ -223,10 +286,13 @@ impl World {
         self.schedule(at, Event::WakeRoster { master, process });
     }
 
-    pub(super) fn drain_shard(&mut self, master: usize, shard: usize) {
+    /// Does what a shard wants; how many things that were.
+    pub(super) fn drain_shard(&mut self, master: usize, shard: usize) -> usize {
         let sender = Host::Master(master);
         let now = self.masters[master].clock.read(self.now);
+        let mut outputs = 0;
         while let Some(output) = self.masters[master].shards[shard].shard.poll_output() {
+            outputs += 1;
             match output {
                 Output::Reply { to, bytes, .. } => self.transmit(sender, service(master), to, bytes),
                 Output::Fast { to, bytes, exchange } => {
@@ -238,13 +304,14 @@ impl World {
                 }
             }
         }
-        let Some((next, _)) = self.masters[master].shards[shard].shard.poll_timeout() else {
-            return;
-        };
-        let at = self.masters[master].clock.when(next).max(self.now);
-        if self.masters[master].shards[shard].wake_at.is_none_or(|scheduled| at < scheduled) {
-            self.masters[master].shards[shard].wake_at = Some(at);
-            self.schedule(at, Event::WakeShard { master, shard });
+        self.watch_tables(sender, |world| world.masters[master].shards[shard].shard.occupancy());
+        if let Some((next, _)) = self.masters[master].shards[shard].shard.poll_timeout() {
+            let at = self.masters[master].clock.when(next).max(self.now);
+            if self.masters[master].shards[shard].wake_at.is_none_or(|scheduled| at < scheduled) {
+                self.masters[master].shards[shard].wake_at = Some(at);
+                self.schedule(at, Event::WakeShard { master, shard });
+            }
         }
+        outputs
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use startgun_core::time::Span;
 
 use super::address::{host_at, ip_of};
-use super::{Event, World};
+use super::{Event, Observation, World, alter};
 use crate::options::{Bursts, Host, Path, Records};
 use crate::random::Random;
 use crate::records::{Arrival, MAX_RECORDS, read_addresses, read_header};
@@ -36,11 +36,13 @@ impl World {
             traffic.sent += 1;
             traffic.sent_bytes += length as u64;
         }
-        let copies = 1 + usize::from(self.random.chance(path.duplication_ppm));
+        self.watch_sent(sender, source, to, &bytes);
+        let luck = self.luck(sender, target);
+        let copies = 1 + usize::from(self.random.chance(path.duplication_ppm)) + luck.copies;
         let mut bytes = Some(bytes);
         for copy in 0..copies {
-            let delay = self.delay(sender, target, &path);
-            if self.random.chance(path.loss_ppm) {
+            let delay = self.delay(sender, target, &path) + luck.delay + self.random.exponential(luck.jitter_mean);
+            if self.random.chance(path.loss_ppm) || self.random.chance(luck.loss_ppm) {
                 if let Some(traffic) = self.traffic.of(sender) {
                     traffic.lost += 1;
                 }
@@ -49,8 +51,13 @@ impl World {
             }
             self.note(format_args!("sent {sender:?} -> {target:?} {length} {content:016x} copy {copy} takes {delay}"));
             // The last copy takes the buffer itself.
-            let Some(bytes) = (if copy + 1 < copies { bytes.clone() } else { bytes.take() }) else { return };
-            let arrive = Event::Arrive { sender, source, to, bytes, exchange };
+            let Some(mut bytes) = (if copy + 1 < copies { bytes.clone() } else { bytes.take() }) else { return };
+            let altered = self.random.chance(luck.corruption_ppm);
+            if altered {
+                alter(&mut self.random, &mut bytes);
+            }
+            let exchange = exchange.filter(|_| !altered);
+            let arrive = Event::Arrive { sender, source, to, bytes, exchange, altered };
             self.schedule(self.now + delay, arrive);
         }
     }
@@ -97,6 +104,7 @@ impl World {
         to: SocketAddr,
         bytes: Vec<u8>,
         exchange: Option<u32>,
+        altered: bool,
     ) {
         let Some(target) = host_at(to) else { return };
         if let Some(traffic) = self.traffic.of(target) {
@@ -108,6 +116,9 @@ impl World {
                 self.datagram_at_master(master, sender, source, to, bytes);
             }
             Host::Agent(agent) if agent < self.agents.len() => self.datagram_at_agent(agent, sender, bytes, exchange),
+            Host::Client(client) if altered => {
+                self.note(format_args!("altered at client {client}: its checksum tells"));
+            }
             Host::Client(client) if client < self.options.clients => self.answer_at(client, sender, to.port(), &bytes),
             _ => self.note(format_args!("lost at {target:?}: nobody is there")),
         }
@@ -118,6 +129,15 @@ impl World {
         self.transmit(sender, source, to, bytes);
     }
 
+    /// Somebody on a path delivers bytes to an address after a while, whatever they are: replayed, altered, made up.
+    pub fn deliver(&mut self, source: SocketAddr, to: SocketAddr, bytes: Vec<u8>, after: Span) {
+        self.note(format_args!("slipped in {source} -> {to}, {} bytes, after {after}", bytes.len()));
+        // Nobody's own packet: no record of a query or an exchange is to count it.
+        let sender = Host::Client(usize::MAX);
+        let arrive = Event::Arrive { sender, source, to, bytes, exchange: None, altered: false };
+        self.schedule(self.now + after, arrive);
+    }
+
     fn answer_at(&mut self, client: usize, by: Host, port: u16, bytes: &[u8]) {
         let header = read_header(bytes);
         let number = header.and_then(|(id, _)| self.queries.get(&(client, port, id)).copied());
@@ -125,6 +145,7 @@ impl World {
             "answer at client {client} port {port} by {by:?}, {} bytes, query {number:?}",
             bytes.len()
         ));
+        self.fact(|| Observation::Heard { client, by, bytes: bytes.to_vec() });
         let (at, records) = (self.now, self.options.records);
         let (Some((_, truncated)), Some(number)) = (header, number) else { return };
         let Some(finish) = self.finish_mut(number) else { return };

@@ -1,12 +1,15 @@
 //! Turning options into the core's configurations.
 
+use domain::base::iana::OptionCode;
 use domain::base::{MessageBuilder, Name, Rtype};
+use domain::dep::octseq::OctetsBuilder;
 use startgun_core::agent::{AgentConfig, MasterConfig, MeshConfig};
-use startgun_core::dns::cookie::CookieSecrets;
+use startgun_core::control::MeshSalt;
+use startgun_core::dns::cookie::{CookieSecrets, SECRET};
 use startgun_core::dns::{Answers, CanonicalName, RacedName, Record, ZoneSet};
 use startgun_core::master::{RaceConfig, RosterConfig, Service, ShardConfig, SharedService};
-use startgun_core::time::{Epoch, Span};
-use std::net::IpAddr;
+use startgun_core::time::Epoch;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -19,6 +22,10 @@ const APEX: &str = "cdn.test";
 const RACED: &str = "*.cdn.test";
 /// Time to live of the sites' answers, in seconds.
 pub(crate) const TTL_S: u32 = 30;
+/// What server cookies are made with.
+const COOKIE_SECRET: [u8; SECRET] = [0xc0; SECRET];
+/// The time of day when a master's clock shows nothing, in nanoseconds since 1970.
+pub(super) const UNIX_AT_ZERO_NS: i64 = 1_700_000_000_000_000_000;
 
 pub(super) fn master_name(master: usize) -> String {
     format!("m{master}")
@@ -48,9 +55,13 @@ fn zones() -> ZoneSet {
     zones.unwrap_or_else(|error| unreachable!("the zone is well-formed: {error}"))
 }
 
-/// A site's or the fallback's addresses: the host's own, and the same mapped into 2001:db8::/96.
-fn addresses(host: Host) -> Answers {
-    let ip = ip_of(host);
+/// A site's or the fallback's addresses: at first the host's own, later others, and the same mapped into 2001:db8::/96.
+fn addresses(host: Host, generation: u8) -> Answers {
+    let ip = match (host, generation) {
+        (_, 0) => ip_of(host),
+        (Host::Agent(number), generation) => Ipv4Addr::new(198, 18, generation, number as u8),
+        (Host::Master(number) | Host::Client(number), generation) => Ipv4Addr::new(198, 19, generation, number as u8),
+    };
     let [a, b, c, d] = ip.octets().map(u16::from);
     let six = [0x2001, 0xdb8, 0, 0, 0, 0, a << 8 | b, c << 8 | d];
     Answers { a: vec![ip], aaaa: vec![six.into()], ..Answers::default() }
@@ -58,11 +69,25 @@ fn addresses(host: Host) -> Answers {
 
 /// What a site answers, for a test that wants to compare.
 pub(super) fn site_addresses(agent: usize) -> Vec<IpAddr> {
-    let Answers { a, aaaa, .. } = addresses(Host::Agent(agent));
+    all_of(addresses(Host::Agent(agent), 0))
+}
+
+/// What a site answers in a generation of its master's configuration, A before AAAA.
+pub(crate) fn answers_of(agent: usize, generation: u8) -> Vec<IpAddr> {
+    all_of(addresses(Host::Agent(agent), generation))
+}
+
+/// What a master answers itself.
+pub(crate) fn fallback_of(master: usize, generation: u8) -> Vec<IpAddr> {
+    all_of(addresses(Host::Master(master), generation))
+}
+
+fn all_of(answers: Answers) -> Vec<IpAddr> {
+    let Answers { a, aaaa, .. } = answers;
     a.into_iter().map(IpAddr::V4).chain(aaaa.into_iter().map(IpAddr::V6)).collect()
 }
 
-pub(super) fn service_config(options: &Options, master: usize) -> SharedService {
+pub(super) fn service_config(options: &Options, master: usize, generation: u8) -> SharedService {
     let own = &options.masters[master];
     let race = RaceConfig {
         name: name(RACED),
@@ -71,8 +96,10 @@ pub(super) fn service_config(options: &Options, master: usize) -> SharedService 
         transmit: own.transmit.clone(),
         late: own.late,
         late_tolerance: own.late_tolerance,
-        sites: (0..options.agents.len()).map(|agent| (site_name(agent), addresses(Host::Agent(agent)))).collect(),
-        fallback: addresses(Host::Master(master)),
+        sites: (0..options.agents.len())
+            .map(|agent| (site_name(agent), addresses(Host::Agent(agent), generation)))
+            .collect(),
+        fallback: addresses(Host::Master(master), generation),
     };
     let service = Service::new(master_name(master), zones(), vec![race]);
     Arc::new(service.unwrap_or_else(|error| unreachable!("a fallback has no names: {error}")))
@@ -104,19 +131,24 @@ pub(super) fn shard_config(
         service_addresses: vec![service(master)],
         stamp: own.stamp,
         seed: u64::from(shard),
-        validated_for: Span::from_secs(3_600),
+        validated_for: own.validated_for,
         fallback_after: own.fallback_after,
         max_total_delay: own.max_total_delay,
         races_per_source_per_s: own.races_per_source_per_s,
         responses_per_prefix_per_s: 0,
         slip: 2,
-        cookies: CookieSecrets::default(),
+        cookies: CookieSecrets::new(own.cookies.then_some(COOKIE_SECRET)),
         even_delay: Vec::new(),
         sync_signal_interval: own.sync_signal_interval,
     }
 }
 
-pub(super) fn agent_config(own: &AgentOptions, agent: usize) -> AgentConfig {
+/// Fresh for each process of an agent.
+pub(super) fn mesh_salt(agent: usize, process: u64) -> MeshSalt {
+    (u128::from(process) << 64 | agent as u128).to_be_bytes()
+}
+
+pub(super) fn agent_config(own: &AgentOptions, agent: usize, process: u64) -> AgentConfig {
     let masters = own.masters.iter().map(|&master| MasterConfig {
         name: master_name(master),
         services: vec![service(master)],
@@ -132,16 +164,15 @@ pub(super) fn agent_config(own: &AgentOptions, agent: usize) -> AgentConfig {
         exchange_interval: own.exchange_interval,
         horizon: own.horizon,
         limits: own.limits,
-        // No two processes of a world are alike: an agent's process lives as long as its world.
-        mesh: own.mesh.then(|| MeshConfig { name: site_name(agent), salt: [agent as u8; 16] }),
+        mesh: own.mesh.then(|| MeshConfig { name: site_name(agent), salt: mesh_salt(agent, process) }),
     }
 }
 
-/// A query as a resolver sends it, with EDNS.
+/// A query as a resolver sends it, with EDNS, and with a cookie where it has one.
 ///
 /// # Panics
 /// If `text` is no domain name.
-pub(super) fn query_bytes(id: u16, text: &str, rtype: Rtype) -> Vec<u8> {
+pub(crate) fn query_bytes(id: u16, text: &str, rtype: Rtype, cookie: &[u8]) -> Vec<u8> {
     let Ok(name) = Name::<Vec<u8>>::from_str(text) else { panic!("{text:?} is not a domain name") };
     let mut question = MessageBuilder::new_vec().question();
     question.header_mut().set_id(id);
@@ -149,7 +180,10 @@ pub(super) fn query_bytes(id: u16, text: &str, rtype: Rtype) -> Vec<u8> {
     let mut additional = question.additional();
     let complete = additional.opt(|opt| {
         opt.set_udp_payload_size(1_232);
-        Ok(())
+        if cookie.is_empty() {
+            return Ok(());
+        }
+        opt.push_raw_option(OptionCode::COOKIE, cookie.len() as u16, |option| option.append_slice(cookie))
     });
     assert!(pushed && complete.is_ok(), "a Vec grows");
     additional.finish()

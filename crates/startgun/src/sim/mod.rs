@@ -2,6 +2,7 @@
 //!
 //! Each kind of simulation has its options in a file of its own, and [`run`] chooses among them.
 
+mod chaos;
 mod forecast;
 mod scale;
 
@@ -17,6 +18,8 @@ pub struct SimArgs {
     forecast: forecast::ForecastArgs,
     #[command(flatten)]
     scale: scale::ScaleArgs,
+    #[command(flatten)]
+    chaos: chaos::ChaosArgs,
 }
 
 /// Why a simulation gave no result.
@@ -30,7 +33,13 @@ enum Failure {
 
 /// Does what the options say; exits with 2 on bad input, with 1 on other failures.
 pub fn run(args: &SimArgs) -> ExitCode {
-    let result = if args.scale.scale { scale::run(&args.scale, &args.forecast) } else { forecast::run(&args.forecast) };
+    let result = if args.chaos.is_asked() {
+        chaos::run(&args.chaos, &args.forecast)
+    } else if args.scale.scale {
+        scale::run(&args.scale, &args.forecast)
+    } else {
+        forecast::run(&args.forecast)
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Input(what)) => {

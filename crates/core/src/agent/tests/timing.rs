@@ -116,6 +116,12 @@ fn a_bad_clock_is_told_as_the_configuration_says_and_refuses_instants_either_way
     let max_bound = Span::from_millis(9);
     let bound = connected(AgentConfig { max_bound, on_bad_clock: OnBadClock::After, ..config() });
     assert_eq!(bound.stand_down(), Some(StandDown::Bound));
+    // Also where the statistical error is beyond its own.
+    let mut both = connected(AgentConfig { max_bound, ..hopeless(OnBadClock::After) });
+    assert_eq!(both.stand_down(), Some(StandDown::Bound));
+    let query = www();
+    let order = Order { transmit: TransmitIdentifier::After(Span::from_millis(50)), ..both.order(&query) };
+    assert!(departures(&both.give_order(&order)).is_empty());
 }
 
 #[test]
@@ -187,6 +193,21 @@ fn an_order_that_came_late_is_not_held_against_the_host() {
     let order = Order { name: 1, ..bench.order(&query) };
     run(&mut bench, &order, Span::from_millis(1));
     assert_eq!(bench.count("departures_late"), 20);
+}
+
+#[test]
+fn an_order_that_was_held_back_until_its_race_is_forgotten_is_refused() {
+    let mut bench = Bench::ready();
+    let query = query_bytes("x.send.cdn.test", Rtype::A, None);
+    let order = Order { name: 1, ..bench.order(&query) };
+    run(&mut bench, &order, Span::ZERO);
+    // Its amendment was sealed before and comes when nothing of the race is left.
+    let amendment = bench.datagram(0, &[Frame::Order(Order { revision: 1, ..order })]);
+    bench.wait(HOLD + Span::from_millis(200));
+    assert!(bench.agent.pending.is_empty());
+    bench.exchanges(1);
+    assert!(departures(&bench.give(&amendment)).is_empty());
+    assert_eq!(bench.count("order_refused_repeated"), 1);
 }
 
 #[test]

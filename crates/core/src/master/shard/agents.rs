@@ -10,7 +10,9 @@ use super::races::Ordered;
 use crate::agent::HOLD;
 use crate::clock::host::UtcOnRace;
 use crate::control::ForwardDelay;
+use crate::master::roster::MAX_SESSIONS;
 use crate::master::{Delay, MAX_AGENTS, RaceConfig, Readiness, SharedService, Slot, Transmit};
+use crate::occupancy::Occupancy;
 use crate::playbook::{LatePolicy, PlaybookVersion};
 use crate::time::{Epoch, RaceTime, Span};
 use crate::wire::frame::ORDER_PLAYBOOK;
@@ -151,6 +153,15 @@ impl Agents {
         self.plans.clear();
         self.agents.retain(|agent| agent.view.slot != slot);
         self.sessions.retain(|_, session| session.slot != slot);
+    }
+
+    /// How full its tables are.
+    pub(super) fn occupancy(&self) -> [Occupancy; 3] {
+        [
+            Occupancy::new("agents", self.agents.len(), MAX_AGENTS),
+            Occupancy::new("sessions", self.sessions.len(), self.agents.len() * MAX_SESSIONS),
+            Occupancy::new("plans", self.plans.len(), MAX_PLANS),
+        ]
     }
 
     /// The agents that take part in a race of this name and type.

@@ -1,6 +1,7 @@
 //! Central answers that are held until races would have been answered.
 
 use super::Output;
+use crate::occupancy::Occupancy;
 use crate::time::LocalTime;
 use std::collections::VecDeque;
 
@@ -22,6 +23,10 @@ impl Held {
         let due = self.0.back().map_or(due, |(last, _)| due.max(*last));
         self.0.push_back((due, output));
         None
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        Occupancy::new("answers held", self.0.len(), MAX_HELD)
     }
 
     /// The next answer that is due.

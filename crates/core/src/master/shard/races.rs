@@ -8,6 +8,7 @@ use super::Arrival;
 use crate::dns::answer::{Proven, SERVER_COOKIE};
 use crate::histogram::Histogram;
 use crate::master::{Slot, Transmit};
+use crate::occupancy::Occupancy;
 use crate::time::{LocalTime, RaceTime, Span};
 use crate::wire::{Order, Receipt, ReceiptOutcome, TransmitIdentifier};
 use domain::base::Rtype;
@@ -189,6 +190,8 @@ pub(super) struct Races {
     /// Start spread by race index; at most [`MAX_RACES`](crate::playbook::MAX_RACES) of 1.6 KB.
     spreads: BTreeMap<u16, Histogram>,
     next: u64,
+    /// How many may be open.
+    most: usize,
 }
 
 impl Races {
@@ -206,7 +209,16 @@ impl Races {
             held: BTreeMap::new(),
             spreads: BTreeMap::new(),
             next: u64::from(shard) << SHARD_SHIFT | start,
+            most: MAX_OPEN_RACES,
         }
+    }
+
+    pub(super) fn shrink(&mut self, most: usize) {
+        self.most = most.min(MAX_OPEN_RACES);
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        Occupancy::new("open races", self.len(), self.most)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -240,7 +252,7 @@ impl Races {
 
     /// Opens a race; `None` when the table is full.
     pub(super) fn open(&mut self, opened: Opened<'_>, arrival: &Arrival<'_>) -> Option<u64> {
-        if self.len() >= MAX_OPEN_RACES {
+        if self.len() >= self.most {
             return None;
         }
         self.next += 1;

@@ -186,6 +186,25 @@ fn new_keys_send_once_acknowledged_and_old_ones_open_ten_seconds_more() {
 }
 
 #[test]
+fn a_session_that_the_agent_may_still_turn_to_outlives_those_with_a_successor() {
+    let mut bench = Bench::rekeying(Span::from_millis(500));
+    let (slot, _) = bench.racing();
+    // Twice a second, for longer than the list is: those before live for another ten seconds.
+    for _ in 0..12 {
+        for id in bench.wait(Span::from_millis(500), Some(slot)).sessions {
+            bench.say(slot, ToMaster::SessionKept { id });
+        }
+    }
+    // Then the agent stands still.
+    let heard = bench.wait(Span::from_secs(2), Some(slot));
+    assert!(heard.sessions.len() >= 3, "{:?}", heard.sessions);
+    let known = heard.published.last().expect("the shards are told");
+    for id in heard.sessions {
+        assert!(known.sessions.iter().any(|session| session.id == id), "{id:x} is gone");
+    }
+}
+
+#[test]
 fn a_connection_that_says_the_wrong_things_is_refused() {
     let hello = |protocol, services| ToMaster::Hello {
         protocol,

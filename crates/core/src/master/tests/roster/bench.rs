@@ -69,10 +69,20 @@ impl Heard {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        Self::with_services(vec![service()], None)
+        Self::make(vec![service()], None, REKEY)
     }
 
+    /// With these service addresses, and a place for proofs of those of the other family.
     pub(super) fn with_services(service_addresses: Vec<SocketAddr>, self_test: Option<SocketAddr>) -> Self {
+        Self::make(service_addresses, self_test, REKEY)
+    }
+
+    /// With another time between two sessions.
+    pub(super) fn rekeying(rekey_interval: Span) -> Self {
+        Self::make(vec![service()], None, rekey_interval)
+    }
+
+    fn make(service_addresses: Vec<SocketAddr>, self_test: Option<SocketAddr>, rekey_interval: Span) -> Self {
         let config = RosterConfig {
             service: shared(),
             epoch: Epoch(3),
@@ -80,7 +90,7 @@ impl Bench {
             shards: 2,
             fast_path: address("0.0.0.0:5300"),
             self_test,
-            rekey_interval: REKEY,
+            rekey_interval,
         };
         Bench { roster: Roster::new(config, [5; 32]), now: LocalTime::from_nanos(0) }
     }
