@@ -8,9 +8,9 @@ use crate::sim::Failure;
 /// Longest file of costs: what `make bench-dns` writes has some kilobytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The measured figures of docs/performance.md, "What was measured", in µs of one core: a plain answer, …
-const PLAIN_US: f64 = 2.17;
+const PLAIN_US: f64 = 2.03;
 /// … a race at the master, by the number of agents, …
-const RACE_US: [(u64, f64); 4] = [(1, 1.95), (3, 2.31), (10, 3.85), (50, 12.5)];
+const RACE_US: [(u64, f64); 4] = [(1, 2.11), (3, 2.46), (10, 4.01), (50, 13.7)];
 /// … and an order at an agent.
 const ORDER_US: f64 = 2.7;
 
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_race_costs_what_was_measured_and_between_and_beyond_a_line() {
         let costs = Costs::documented();
-        for (agents, us) in [(1, 1.95), (2, 2.13), (3, 2.31), (10, 3.85), (30, 8.175), (50, 12.5), (100, 23.3125)] {
+        for (agents, us) in [(1, 2.11), (2, 2.285), (3, 2.46), (10, 4.01), (30, 8.855), (50, 13.7), (100, 25.8125)] {
             assert!((costs.race_us(agents) - us).abs() < 1e-9, "{agents}: {}", costs.race_us(agents));
         }
         assert_eq!(costs.agents_measured(), 50);
