@@ -7,7 +7,8 @@ use crate::occupancy::Occupancy;
 use crate::time::{LocalTime, RaceTime, Span};
 use std::collections::VecDeque;
 
-/// Requests that wait for their reply: 16 at 4 per second are older than any reply.
+/// Requests that wait for their reply, all of them younger than the last that counted: 16 at 4 per second are older than
+/// any reply.
 const MAX_OUTSTANDING: usize = 16;
 /// The first exchanges come faster, so that an agent is ready within 3 s.
 const BURST_EXCHANGES: u32 = 16;
@@ -142,6 +143,9 @@ impl Exchanger {
     fn finish(&mut self, index: usize) -> Option<Update> {
         let done = self.outstanding.remove(index)?;
         let (received, replied, returned) = done.reply?;
+        // What was asked before this is too old. The host may have been suspended in between, unnoticed: the two stamps
+        // of such an exchange belong to different offsets, and by this clock, which stood still, it is not even long.
+        self.outstanding.drain(..index);
         let update = self.clock.handle_exchange(Exchange { sent: done.sent, received, replied, returned });
         if update == Update::Stepped {
             // What is under way may have one stamp from before the step and one from after it. Fast again, until the
@@ -149,5 +153,48 @@ impl Exchanger {
             self.reset();
         }
         Some(update)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Either way of the path.
+    const WAY: Span = Span::from_millis(20);
+
+    /// Sends a request and hands back its number with the reply that it gets: T2 and T3, when race − local is `offset`.
+    fn ask(exchanger: &mut Exchanger, now: LocalTime, offset: Span) -> (u32, RaceTime) {
+        let exchange = exchanger.request(now);
+        (exchange, RaceTime::from_nanos((now + offset + WAY).as_nanos()))
+    }
+
+    #[test]
+    fn a_reply_from_before_an_untold_suspend_does_not_count_after_a_whole_exchange_since() {
+        let at = |ms: i64| LocalTime::from_nanos(1_000_000_000) + Span::from_millis(ms);
+        let (before, after) = (Span::from_secs(50), Span::from_secs(53));
+        let mut exchanger = Exchanger::new(ClockConfig::default(), Span::from_millis(250));
+        exchanger.start(at(0));
+        // Its reply is under way when the host stands still for three seconds of which its clock shows nothing.
+        let (lost, lost_at) = ask(&mut exchanger, at(0), before);
+        let (whole, replied) = ask(&mut exchanger, at(100), after);
+        let none = (0, RaceTime::from_nanos(0));
+        assert_eq!(exchanger.reply(at(140), whole, replied, replied, none), Some(Update::Accepted));
+        assert_eq!(exchanger.reply(at(150), lost, lost_at, lost_at, none), None);
+        let reading = exchanger.clock().read(at(150)).expect("set");
+        assert!(reading.interval.contains(Span::from_nanos((at(150) + after).as_nanos())), "{reading:?}");
+    }
+
+    #[test]
+    fn requests_after_the_one_that_counted_stay_under_way() {
+        let at = |ms: i64| LocalTime::from_nanos(1_000_000_000) + Span::from_millis(ms);
+        let offset = Span::from_secs(50);
+        let mut exchanger = Exchanger::new(ClockConfig::default(), Span::from_millis(250));
+        exchanger.start(at(0));
+        let (first, first_at) = ask(&mut exchanger, at(0), offset);
+        let (second, second_at) = ask(&mut exchanger, at(10), offset);
+        let none = (0, RaceTime::from_nanos(0));
+        assert_eq!(exchanger.reply(at(40), first, first_at, first_at, none), Some(Update::Accepted));
+        assert_eq!(exchanger.reply(at(50), second, second_at, second_at, none), Some(Update::Accepted));
     }
 }
