@@ -42,10 +42,9 @@ impl Forger {
         }
     }
 
-    /// The oldest orders that were recorded are sent again: those that were lost are new to their receivers.
+    /// The oldest datagrams that were recorded are sent again: those that were lost are new to their receivers.
     pub(super) fn resend(&mut self, world: &mut World, judge: &Judge<'_>) {
-        let orders = judge.recorded.iter().take(MAX_RESENT).filter(|(.., bytes)| judge.carries_order(bytes));
-        for (number, (by, to, bytes)) in orders.enumerate() {
+        for (number, (by, to, bytes)) in judge.recorded.iter().take(MAX_RESENT).enumerate() {
             let after = Span::from_micros(number as i64 * 100);
             world.deliver(World::fast_path_of(*by), World::fast_path_of(*to), bytes.clone(), after);
         }

@@ -179,7 +179,8 @@ impl Run<'_> {
             }
         }
         self.pass_until(self.world.now() + LAST_QUERIES)?;
-        // What was lost on the way turns up again at last.
+        // What was lost on the way turns up again at last: orders whose race is forgotten, requests and replies from before
+        // a suspend.
         self.forger.resend(&mut self.world, &self.judge);
         self.pass_until(self.world.now() + Span::from_secs(1))
     }

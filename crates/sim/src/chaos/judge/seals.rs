@@ -5,7 +5,6 @@ use startgun_core::wire::session::HEADER;
 use startgun_core::wire::{Direction, Frame, Opener};
 
 use super::{Content, Judge, Order, Ordered, Verdict, demand};
-use crate::trace::{DIGEST_START, digest};
 use crate::world::{Genuine, Handled};
 use crate::{Host, World};
 
@@ -86,12 +85,6 @@ impl Judge<'_> {
             self.contents.insert(digest, contents);
         }
         Ok(())
-    }
-
-    /// Whether a datagram that was sealed has an order in it.
-    pub(in crate::chaos) fn carries_order(&self, bytes: &[u8]) -> bool {
-        let contents = self.contents.get(&digest(DIGEST_START, bytes));
-        contents.into_iter().flatten().any(|content| matches!(content, Content::Order(_)))
     }
 
     /// What is in a datagram between a master and an agent; nothing of what agents say to each other.
