@@ -1,10 +1,11 @@
 //! What masters answer, and to whom.
 
+use startgun_core::dns::answer;
 use startgun_core::dns::query::{Query, Verdict as Parsed};
 use startgun_core::time::{LocalTime, Span};
 use std::net::SocketAddr;
 
-use super::departures::read;
+use super::departures::{Read, read};
 use super::orders::{cookie_of, of_kind};
 use super::{Judge, Verdict, demand};
 use crate::world::{client_at, fallback_of};
@@ -25,6 +26,18 @@ pub(super) struct Asked {
     pub(super) at: LocalTime,
     bytes: Vec<u8>,
     answered: bool,
+}
+
+impl Asked {
+    /// How well a reply suits a query, among copies of one that the network has doubled and altered: an error's bytes follow
+    /// from what could not be read, and nothing else is said to it.
+    fn suits(&self, reply: &[u8]) -> u8 {
+        match Query::parse(&self.bytes) {
+            Parsed::Error(code) if answer::error(&self.bytes, code, Vec::new()) == reply => 2,
+            Parsed::Error(_) => 0,
+            _ => 1,
+        }
+    }
 }
 
 impl Judge<'_> {
@@ -53,7 +66,7 @@ impl Judge<'_> {
             let same = question.is_none() || read(&asked.bytes).is_none_or(|read| Some(read.question) == question);
             !asked.answered && is_query && same
         };
-        let Some(asked) = asked.filter(fits).last() else {
+        let Some(asked) = asked.filter(fits).max_by_key(|asked| asked.suits(bytes)) else {
             return Err((
                 super::Invariant::Fallback,
                 format!("master {master} answers {to} id {id} once more than it was asked"),
@@ -61,11 +74,11 @@ impl Judge<'_> {
         };
         asked.answered = true;
         let asked = asked.clone();
-        self.note_answered(master, to, &asked.bytes);
+        let Some(answer) = read(bytes) else { return Ok(()) };
+        self.note_answered(master, to, &answer);
         if !is_raced(&asked.bytes) {
             return Ok(());
         }
-        let Some(answer) = read(bytes) else { return Ok(()) };
         let client = client_at(to);
         let process = self.process(master);
         let by_tcp =
@@ -102,12 +115,17 @@ impl Judge<'_> {
         self.judge_fallback(world, master, to, id, at)
     }
 
-    /// Whoever asked for what is raced has an answer of the master's.
-    fn note_answered(&mut self, master: usize, to: SocketAddr, query: &[u8]) {
-        let Parsed::Query(query) = Query::parse(query) else { return };
+    /// Whoever asked for what is raced has an answer of the master's: the answer itself says to which question, also where
+    /// the network has doubled the query and nobody can tell which copy it belongs to. An empty one settles nothing.
+    fn note_answered(&mut self, master: usize, to: SocketAddr, answer: &Read) {
+        // Behind the name stand type and class.
+        let end = answer.question.len().saturating_sub(4);
+        let Some((name, rest @ [_, _, ..])) = answer.question.split_at_checked(end) else { return };
+        if answer.addresses.is_empty() {
+            return;
+        }
         let process = self.process(master);
-        let mut question = query.name().to_vec();
-        question.extend_from_slice(&query.rtype().to_int().to_be_bytes());
+        let question = [&name.to_ascii_lowercase(), &rest[..2]].concat();
         let race = self.open.get(&(master, process, to.ip(), question)).map(|(race, ..)| *race);
         if let Some(race) = race.and_then(|race| self.races.get_mut(&(master, process, race))) {
             race.answered = true;
