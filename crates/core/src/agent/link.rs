@@ -62,6 +62,8 @@ pub(super) struct Link {
     standing: Standing,
     /// Which shard ordered a race: its receipts go back there.
     shard_of_race: BTreeMap<u64, u8>,
+    /// The newest race of each shard that is forgotten; at most 256 shards.
+    forgotten: BTreeMap<u8, u64>,
     /// Receipts that wait to be sent together, by shard; at most 64 shards of one datagram.
     receipts: BTreeMap<u8, Vec<u8>>,
 }
@@ -85,6 +87,7 @@ impl Link {
             gate: ClockGate::default(),
             standing: Standing { stand_down: Some(StandDown::NoSession), by_after: None },
             shard_of_race: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             receipts: BTreeMap::new(),
         }
     }
@@ -110,6 +113,7 @@ impl Link {
             self.exchanger.reset();
             self.forward.clear();
             self.sessions.clear();
+            self.forgotten.clear();
             self.gate = ClockGate::default();
         }
         self.exchanger.clock_mut().enter_epoch(epoch);
@@ -209,7 +213,16 @@ impl Link {
     }
 
     pub(super) fn forget_shard(&mut self, race: u64) {
-        self.shard_of_race.remove(&race);
+        if let Some(shard) = self.shard_of_race.remove(&race) {
+            let newest = self.forgotten.entry(shard).or_insert(race);
+            *newest = race.max(*newest);
+        }
+    }
+
+    /// Whether a race of this shard may have been forgotten: it is no newer than one that is. A shard's races are numbered in
+    /// order.
+    pub(super) fn may_be_forgotten(&self, race: u64, shard: u8) -> bool {
+        self.forgotten.get(&shard).is_some_and(|newest| race <= *newest)
     }
 
     pub(super) fn take_playbook(&mut self, playbook: PreparedPlaybook) {

@@ -450,6 +450,11 @@ impl Agent {
         if unix_s.is_some_and(|unix_s| !race.answers.hold(unix_s, race.ttl_s)) {
             return Err(Refusal::SignatureEnds);
         }
+        // An order without T tells nothing of its age; this race may have been answered long ago.
+        let by_after = matches!(order.transmit, TransmitIdentifier::After(_));
+        if by_after && key.is_none() && link.may_be_forgotten(order.race, shard) {
+            return Err(Refusal::Repeated);
+        }
         let (at, transmit_at) = self.instant(now, received_at, master, order.transmit)?;
         let late_after = (!matches!(order.transmit, TransmitIdentifier::On(_))).then_some(race.late_tolerance);
         let latest = late_after.filter(|_| race.late == LatePolicy::Drop).map(|tolerance| at + tolerance);

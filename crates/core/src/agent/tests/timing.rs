@@ -211,6 +211,23 @@ fn an_order_that_was_held_back_until_its_race_is_forgotten_is_refused() {
 }
 
 #[test]
+fn an_order_without_an_instant_is_refused_once_its_race_may_be_forgotten() {
+    let mut bench = Bench::ready();
+    let query = www();
+    let after = TransmitIdentifier::After(Span::from_millis(20));
+    let order = Order { transmit: after, ..bench.order(&query) };
+    run(&mut bench, &order, Span::ZERO);
+    let held_back = bench.datagram(0, &[Frame::Order(Order { revision: 1, ..order.clone() })]);
+    bench.wait(HOLD + Span::from_millis(200));
+    assert!(bench.agent.pending.is_empty());
+    bench.exchanges(1);
+    assert!(departures(&bench.give(&held_back)).is_empty());
+    assert_eq!(bench.count("order_refused_repeated"), 1);
+    let next = Order { race: order.race + 1, ..order };
+    assert_eq!(departures(&bench.give_order(&next)).len(), 1, "a newer race is none of those");
+}
+
+#[test]
 fn an_answer_that_leaves_while_it_is_told_to_wait_leaves_nothing_behind() {
     let mut bench = Bench::ready();
     let query = www();

@@ -36,7 +36,8 @@ impl Judge<'_> {
         readings: &[Option<Reading>],
     ) -> Verdict {
         let id = departure.bytes.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes));
-        let race = self.order_of_query.get(&(agent, departure.to, id));
+        let query = (agent, departure.to, id, question_of(&departure.bytes));
+        let race = self.order_of_query.get(&query);
         let ordered = race.and_then(|&(master, race, revision)| self.ordered(agent, master, race, revision));
         let Some(ordered) = ordered else {
             return Err((
@@ -117,7 +118,7 @@ impl Judge<'_> {
                 demand!(departure.at == now, NotEarly, "agent {agent} departs {} after its signal", departure.at - now);
             }
         }
-        self.judge_budget(agent, &order, departure.to.ip(), now)?;
+        self.judge_budget(agent, &order, departure.to.ip(), (now, truly))?;
         let known = self.playbooks.get(&(agent, link)).copied().unwrap_or_default();
         // One that is held for a signal was built when its order came.
         let built_now = !matches!(order.transmit, TransmitIdentifier::On(_));
@@ -131,7 +132,7 @@ impl Judge<'_> {
     }
 
     /// An agent keeps its own limits, in all and to one prefix. What was held for a signal was accepted before.
-    fn judge_budget(&mut self, agent: usize, order: &Order, client: IpAddr, now: LocalTime) -> Verdict {
+    fn judge_budget(&mut self, agent: usize, order: &Order, client: IpAddr, now: (LocalTime, SimTime)) -> Verdict {
         if matches!(order.transmit, TransmitIdentifier::On(_)) {
             return Ok(());
         }
@@ -229,6 +230,11 @@ pub(super) struct Read {
     pub(super) question: Vec<u8>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) ttl_s: Option<u32>,
+}
+
+/// The question of a message, as it stands there; empty where it has none.
+pub(super) fn question_of(bytes: &[u8]) -> Vec<u8> {
+    read(bytes).map(|read| read.question).unwrap_or_default()
 }
 
 /// Reads a message with one question; `None` for what is none.

@@ -187,6 +187,11 @@ struct Gate {
 /// A master, its process, a source, and a name with a type.
 type Question = (usize, u64, std::net::IpAddr, Vec<u8>);
 
+/// A query as an agent has it: agent, client, id and question.
+type QueryOfAgent = (usize, SocketAddr, u16, Vec<u8>);
+/// Instants by a host's clock, and truly.
+type Instants = Vec<(LocalTime, SimTime)>;
+
 /// The judge of one run.
 pub(super) struct Judge<'a> {
     plan: &'a Plan,
@@ -216,8 +221,8 @@ pub(super) struct Judge<'a> {
     race_of_query: HashMap<(usize, SocketAddr, u16), (u64, u64)>,
     /// Orders that an agent's process has, by master and race.
     orders: BTreeMap<(usize, usize, u64), Vec<Ordered>>,
-    /// The same by client and id: the newest.
-    order_of_query: HashMap<(usize, SocketAddr, u16), (usize, u64, u8)>,
+    /// The same by client, id and question: the newest. A query that the network doubled and altered is two, of one id.
+    order_of_query: HashMap<QueryOfAgent, (usize, u64, u8)>,
     signals: HashSet<(usize, usize, u64)>,
     /// Whether the departure that was due left; its record follows.
     left: Option<bool>,
@@ -242,8 +247,8 @@ pub(super) struct Judge<'a> {
     truncated: Vec<(usize, usize)>,
     asked: HashMap<(usize, SocketAddr, u16), Vec<replies::Asked>>,
     /// Races that a master opened for a client, and orders that an agent accepted for one or in all: the instants.
-    opened_at: HashMap<(usize, u64, std::net::IpAddr), Vec<LocalTime>>,
-    accepted_at: HashMap<(usize, Option<std::net::IpAddr>), Vec<LocalTime>>,
+    opened_at: HashMap<(usize, u64, std::net::IpAddr), Instants>,
+    accepted_at: HashMap<(usize, Option<std::net::IpAddr>), Instants>,
     /// When a query was last lost in a full queue, by master.
     pub(super) queue_full: BTreeMap<usize, SimTime>,
     pub(super) races_seen: u64,

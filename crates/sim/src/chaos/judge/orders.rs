@@ -134,7 +134,7 @@ impl Judge<'_> {
         }
         let opened = self.opened_at.entry((order.master, order.process, source)).or_default();
         demand!(
-            within_rate(opened, now, own.races_per_source_per_s),
+            within_rate(opened, (now, truly), own.races_per_source_per_s),
             Amplified,
             "more than {} races per second for {source}",
             own.races_per_source_per_s
@@ -165,10 +165,13 @@ impl Judge<'_> {
     }
 }
 
-/// Notes an instant; whether in the second before there were not more than a bucket of `rate` can have let through.
-pub(super) fn within_rate(instants: &mut Vec<LocalTime>, now: LocalTime, rate: u32) -> bool {
-    // A clock that stepped back begins anew.
-    instants.retain(|at| now - *at < RATE_SPAN && *at <= now);
+/// Notes an instant, by the clock that fills the bucket and truly; whether in the second before there were not more than a
+/// bucket of `rate` can have let through.
+pub(super) fn within_rate(instants: &mut Vec<(LocalTime, SimTime)>, now: (LocalTime, SimTime), rate: u32) -> bool {
+    // A clock that stepped back shows the same times once more: what is long ago in truth does not count.
+    let is_near =
+        |at: &(LocalTime, SimTime)| at.0 <= now.0 && now.0 - at.0 < RATE_SPAN && now.1 - at.1 < RATE_SPAN + RATE_SPAN;
+    instants.retain(is_near);
     instants.push(now);
     instants.len() <= 2 * rate as usize + 1
 }

@@ -4,6 +4,7 @@ use startgun_core::time::{LocalTime, Span};
 use startgun_core::wire::session::HEADER;
 use startgun_core::wire::{Direction, Frame, Opener};
 
+use super::departures::question_of;
 use super::{Content, Judge, Order, Ordered, Verdict, demand};
 use crate::world::{Genuine, Handled};
 use crate::{Host, World};
@@ -201,7 +202,8 @@ impl Judge<'_> {
             (Content::Order(order), Host::Agent(agent), _) => {
                 let key = (agent, order.master, order.race);
                 let by_query = (order.master, order.race, order.revision);
-                self.order_of_query.insert((agent, order.client, order.id()), by_query);
+                let query = (agent, order.client, order.id(), question_of(&order.query));
+                self.order_of_query.insert(query, by_query);
                 let known = self.orders.entry(key).or_default();
                 known.retain(|known| known.order.process == order.process && known.order.revision != order.revision);
                 known.push(Ordered { order, received_at: handled.received_at, accepted: false });
