@@ -43,7 +43,7 @@ pub(super) struct Clients {
     /// Which of them a query belongs to.
     next_at: Option<SimTime>,
     disturbed: Vec<(Disturbance, SimTime, SimTime)>,
-    /// When each master last was disturbed itself: ended, begun, or its clock stepped.
+    /// Until when each master was disturbed itself: it ended, began, or its clock stepped.
     masters: BTreeMap<usize, SimTime>,
     cookies: Vec<bool>,
     /// What was asked for last, and when.
@@ -74,6 +74,12 @@ impl Clients {
 
     pub(super) fn note_master(&mut self, master: usize, at: SimTime) {
         self.masters.insert(master, at);
+    }
+
+    /// A master's clock steps. Races that are open end by that clock: a step back makes all of them longer.
+    pub(super) fn note_stepped(&mut self, master: usize, at: SimTime, by: Span) {
+        let until = self.masters.entry(master).or_insert(at);
+        *until = at.max(*until) + (Span::ZERO - by).max(Span::ZERO);
     }
 
     /// When somebody repeats a query or has waited long enough.

@@ -292,7 +292,7 @@ impl Run<'_> {
                 if world.is_master_alive(master) {
                     world.step_master_clock(master, by);
                     self.judge.note_stepped(master);
-                    self.clients.note_master(master, now);
+                    self.clients.note_stepped(master, now, by);
                 }
             }
             Fault::Drift(host, ppb) => {
