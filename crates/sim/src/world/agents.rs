@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::address::{fast_path, host_at, service};
 use super::faults::{Exchanges, Halt, Queued};
-use super::{Event, Handled, Observation, World, setup};
+use super::{Event, Genuine, Handled, Observation, World, setup};
 use crate::clock::{HostClock, SimTime};
 use crate::options::{Host, Options, Records};
 use crate::records::{DepartureRecord, MAX_RECORDS, Occasion, ReadingRecord};
@@ -126,6 +126,17 @@ impl World {
         }
     }
 
+    /// What a master sealed before its clock stepped, and an agent takes after that, tells of times that are not its own any
+    /// more: nobody can know before the next exchange.
+    fn note_outdated(&mut self, agent: usize, genuine: Option<&Genuine>) {
+        let Some(Genuine { by: Host::Master(master), sent, .. }) = genuine else { return };
+        if self.masters[*master].stepped_at.is_some_and(|at| *sent < at) {
+            let now = self.now;
+            let links = self.agents[agent].links.iter_mut().filter(|link| link.master == *master);
+            links.for_each(|link| link.exchanges.note_fault(now, false));
+        }
+    }
+
     /// The same in a watched world: what the datagram did to the machine is told.
     fn take_watched(&mut self, agent: usize, now: LocalTime, queued: &Queued) {
         let host = Host::Agent(agent);
@@ -147,6 +158,7 @@ impl World {
                 }
                 _ => self.note_reply(agent, queued),
             }
+            self.note_outdated(agent, genuine.as_ref());
         }
         let of_sealer = |link: &&LinkHost| genuine.is_some_and(|genuine| genuine.by == Host::Master(link.master));
         let followed = self.agents[agent].links.iter().find(of_sealer).and_then(|link| link.epoch);
@@ -154,8 +166,8 @@ impl World {
         self.fact(|| {
             Observation::Handled(Handled { host, digest, bytes, genuine, taken, quiet, received_at, now, followed })
         });
-        if taken {
-            self.watch_settled(agent);
+        if let (true, Some(Host::Master(master))) = (taken, genuine.map(|genuine| genuine.by)) {
+            self.watch_settled(agent, Some(master));
         }
         let outputs = self.drain_agent(agent);
         if worthless && outputs > 0 {
@@ -170,7 +182,7 @@ impl World {
         let now = self.agents[agent].clock.read(self.now);
         self.agents[agent].wake_at = None;
         self.agents[agent].agent.handle_timeout(now);
-        self.watch_settled(agent);
+        self.watch_settled(agent, None);
         self.drain_agent(agent);
     }
 

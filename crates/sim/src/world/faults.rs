@@ -74,7 +74,9 @@ impl Exchanges {
         let before = self.requests.iter().find(|(number, ..)| number.wrapping_add(1) == exchange);
         if let Some(since) = &mut self.since_fault {
             since.replies += u32::from(sent >= since.fault);
-            since.complete |= before.is_some_and(|(_, sent, replied)| *replied && *sent >= since.fault);
+            // Two requests that a step sent at once may overtake each other, and then one completes nothing: the third tells.
+            since.complete |=
+                since.replies >= 3 && before.is_some_and(|(_, sent, replied)| *replied && *sent >= since.fault);
         }
     }
 
@@ -84,7 +86,7 @@ impl Exchanges {
     }
 
     /// A fault at an instant, of which the process is `told`.
-    fn note_fault(&mut self, at: SimTime, told: bool) {
+    pub(super) fn note_fault(&mut self, at: SimTime, told: bool) {
         self.since_fault = Some(Since { fault: at, replies: 0, complete: told });
     }
 
@@ -111,6 +113,7 @@ impl World {
         let host = &mut self.masters[master];
         host.clock.offset += by;
         host.timelines.insert(host.epoch, host.clock);
+        host.stepped_at = Some(self.now);
         let now = self.now;
         let waiting = self.agents.iter_mut().flat_map(|host| host.waiting.values_mut());
         waiting.for_each(|waiting| waiting.timed_within = None);

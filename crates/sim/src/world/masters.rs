@@ -32,6 +32,8 @@ pub(super) struct MasterHost {
     /// Its clock in every epoch so far.
     pub(super) timelines: BTreeMap<Epoch, HostClock>,
     pub(super) epoch: Epoch,
+    /// When its clock last stepped.
+    pub(super) stepped_at: Option<SimTime>,
     process: u64,
     /// Whether there is a process.
     pub(super) alive: bool,
@@ -81,6 +83,7 @@ impl MasterHost {
             clock,
             timelines: BTreeMap::from([(epoch, clock)]),
             epoch,
+            stepped_at: None,
             process,
             alive: true,
             generation,
@@ -141,6 +144,7 @@ impl World {
         let mut started =
             MasterHost::start(&self.options, master, clock, epoch, self.now, Life { process, generation, seed });
         started.timelines.append(&mut self.masters[master].timelines);
+        started.stepped_at = self.masters[master].stepped_at;
         self.masters[master] = started;
         self.fact(|| Observation::Started { host: Host::Master(master) });
         self.after_start(master);

@@ -224,12 +224,16 @@ impl World {
         }
     }
 
-    pub(super) fn watch_settled(&mut self, agent: usize) {
+    /// An agent has judged its clocks anew: all of them, or that of one master. What another shows at this moment, it has
+    /// not looked at.
+    pub(super) fn watch_settled(&mut self, agent: usize, of: Option<usize>) {
         if self.watch.is_none() {
             return;
         }
         let now = self.agents[agent].clock.read(self.now);
-        for link in 0..self.agents[agent].links.len() {
+        let all = self.agents[agent].links.iter().enumerate();
+        let settled = all.filter(|(_, link)| of.is_none_or(|master| link.master == master)).map(|(link, _)| link);
+        for link in settled.collect::<Vec<_>>() {
             let reading = self.agents[agent].agent.reading(now, link);
             self.fact(|| Observation::Settled { agent, link, now, reading });
         }

@@ -481,9 +481,12 @@ impl<'a> Judge<'a> {
         self.down.insert(master);
     }
 
-    /// A master's clock steps: nobody can say when its races end.
+    /// A master's clock steps: nobody can say when its races end, nor its sessions that have a successor. Their ten seconds
+    /// begin when the agent has acknowledged it, which may be after the step.
     pub(super) fn note_stepped(&mut self, master: usize) {
         self.dues.retain(|(_, of, ..)| *of != master);
+        let own = self.at_master.iter_mut().filter(|((of, _), _)| *of == master);
+        own.for_each(|(_, sessions)| sessions.retain(|session| !session.is_succeeded()));
     }
 
     fn process(&self, master: usize) -> u64 {

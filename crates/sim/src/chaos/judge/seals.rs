@@ -45,6 +45,10 @@ impl SessionLife {
         }
     }
 
+    pub(super) fn is_succeeded(&self) -> bool {
+        self.succeeded_at.is_some()
+    }
+
     /// Whether its keys must not be good any more.
     fn is_over(&self, now: LocalTime) -> bool {
         self.succeeded_at.is_some_and(|at| now - at > ENDED_FOR)
