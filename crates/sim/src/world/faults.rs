@@ -4,6 +4,7 @@
 //! after it is complete, readings and departures are marked as blind: a bound may be wrong there, and nowhere else.
 
 use startgun_core::time::{LocalTime, Span};
+use startgun_core::wire::SessionId;
 use std::collections::VecDeque;
 
 use super::{Event, World};
@@ -15,6 +16,8 @@ use crate::options::Host;
 const SOCKET_DATAGRAMS: usize = 256;
 /// Requests remembered: a minute's at the default four per second is more than any path takes.
 const MAX_REQUESTS: usize = 256;
+/// So many requests later an agent may have forgotten one that waits to be completed.
+const OUTSTANDING: u32 = 16;
 
 /// Why an agent's process does nothing, and until when.
 pub(super) struct Halt {
@@ -43,10 +46,21 @@ pub(super) struct Queued {
 /// What an agent has exchanged with one master, truly.
 #[derive(Default)]
 pub(super) struct Exchanges {
-    /// Number of each request, when it left, whether its reply has come.
-    requests: VecDeque<(u32, SimTime, bool)>,
+    requests: VecDeque<Request>,
+    /// Which the master has answered last, and in which session.
+    answered: Option<(SessionId, u32)>,
     replies: u64,
     since_fault: Option<Since>,
+}
+
+struct Request {
+    exchange: u32,
+    sent: SimTime,
+    replied: bool,
+    /// The exchange that its reply names, whose T3 it brings. Requests may overtake each other: it need not be the one before.
+    names: Option<u32>,
+    /// Another reply has named it, before or after its own came.
+    named: bool,
 }
 
 /// What has come since the last fault.
@@ -61,22 +75,34 @@ impl Exchanges {
         if self.requests.len() >= MAX_REQUESTS {
             self.requests.pop_front();
         }
-        self.requests.push_back((exchange, at, false));
+        self.requests.push_back(Request { exchange, sent: at, replied: false, names: None, named: false });
     }
 
-    /// Takes in a reply, once. It completes the exchange before: only now the agent knows when that reply left.
+    /// The master answers a request.
+    pub(super) fn note_answered(&mut self, session: SessionId, exchange: u32) {
+        let before = self.answered.replace((session, exchange));
+        let names = before.filter(|(of, _)| *of == session).map(|(_, exchange)| exchange);
+        if let Some(request) = self.requests.iter_mut().find(|request| request.exchange == exchange) {
+            request.names = names;
+        }
+    }
+
+    /// Takes in a reply, once. It completes the exchange that it names: only now the agent knows when that reply left.
     pub(super) fn note_reply(&mut self, exchange: u32) {
-        let request = self.requests.iter_mut().find(|(number, _, replied)| *number == exchange && !replied);
-        let Some((_, sent, replied)) = request else { return };
-        *replied = true;
-        let sent = *sent;
+        let request = self.requests.iter_mut().find(|request| request.exchange == exchange && !request.replied);
+        let Some(request) = request else { return };
+        request.replied = true;
+        let (sent, names) = (request.sent, request.names);
         self.replies += 1;
-        let before = self.requests.iter().find(|(number, ..)| number.wrapping_add(1) == exchange);
+        let waits = |of: u32| names == Some(of) && exchange.wrapping_sub(of) < OUTSTANDING;
+        let named = self.requests.iter_mut().find(|request| waits(request.exchange) && !request.named);
+        let complete = named.and_then(|named| {
+            named.named = true;
+            named.replied.then_some(named.sent)
+        });
         if let Some(since) = &mut self.since_fault {
             since.replies += u32::from(sent >= since.fault);
-            // Two requests that a step sent at once may overtake each other, and then one completes nothing: the third tells.
-            since.complete |=
-                since.replies >= 3 && before.is_some_and(|(_, sent, replied)| *replied && *sent >= since.fault);
+            since.complete |= complete.is_some_and(|sent| sent >= since.fault);
         }
     }
 

@@ -3,6 +3,7 @@
 use startgun_core::histogram::{Histogram, Quantiles};
 use startgun_core::master::{Arrival, Output, Roster, Shard, SharedService, Slot};
 use startgun_core::time::{Epoch, LocalTime, Span};
+use startgun_core::wire::SessionId;
 use startgun_core::wire::session::{CHALLENGE, SEALED, header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -148,6 +149,12 @@ impl World {
         self.masters[master] = started;
         self.fact(|| Observation::Started { host: Host::Master(master) });
         self.after_start(master);
+    }
+
+    fn note_answered(&mut self, master: usize, to: SocketAddr, session: SessionId, exchange: u32) {
+        let Some(Host::Agent(agent)) = host_at(to) else { return };
+        let links = self.agents[agent].links.iter_mut().filter(|link| link.master == master);
+        links.for_each(|link| link.exchanges.note_answered(session, exchange));
     }
 
     /// Somebody fires a signal at a master: all its shards at once. How many races waited for it, and how many agents.
@@ -303,6 +310,7 @@ impl World {
                     let number = exchange.map(|(_, exchange)| exchange);
                     self.transmit_exchange(sender, fast_path(sender), to, bytes, number);
                     if let Some((session, exchange)) = exchange {
+                        self.note_answered(master, to, session, exchange);
                         self.masters[master].shards[shard].shard.handle_transmit_stamp(session, exchange, now);
                     }
                 }
